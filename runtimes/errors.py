@@ -2,18 +2,20 @@
 
 ProjectError
 ├── ArtifactError
+│   ├── NotAnArtifactError
 │   ├── ManifestError
 │   │   └── ManifestVersionError
 │   ├── FileMismatchError
-│   └── NotAnArtifactError
+│   └── ReferenceFileError
 ├── RuntimeUnavailableError
 ├── RuntimeFailedError
 ├── ContextLimitError
+├── TokenRangeError
 ├── SnapshotError
 ├── SamplingError
 ├── ChatTemplateError
-├── TokenizerError
-└── ReferenceFileError
+├── ConversationError
+└── TokenizerError
 """
 
 
@@ -41,6 +43,10 @@ class FileMismatchError(ArtifactError):
     """A file of the artifact is missing or differs from the bytes or the sha256 its manifest promises."""
 
 
+class ReferenceFileError(ArtifactError):
+    """`reference.safetensors` is missing, malformed, or does not fit the manifest."""
+
+
 class RuntimeUnavailableError(ProjectError):
     """No runtime of that name exists here, or its Python package is not installed or too old."""
 
@@ -53,8 +59,12 @@ class ContextLimitError(ProjectError):
     """The tokens asked for do not fit into the context; no state was touched."""
 
 
+class TokenRangeError(ProjectError):
+    """A token id lies outside the vocabulary, or no token was given; no state was touched."""
+
+
 class SnapshotError(ProjectError):
-    """A snapshot belongs to another runner or has been released."""
+    """A snapshot belongs to another runner."""
 
 
 class SamplingError(ProjectError):
@@ -65,9 +75,9 @@ class ChatTemplateError(ProjectError):
     """The chat template does not compile, raised an error of its own, or was given a message it refuses."""
 
 
+class ConversationError(ProjectError):
+    """The conversation has no turn to regenerate or edit."""
+
+
 class TokenizerError(ProjectError):
     """The tokenizer file cannot be read, or does not fit the model."""
-
-
-class ReferenceFileError(ProjectError):
-    """`reference.safetensors` is missing, malformed, or does not fit the manifest."""
