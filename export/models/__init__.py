@@ -1,0 +1,1 @@
+"""The models this repository knows: one JSON file per size, and the trained tiny checkpoint."""
