@@ -1,9 +1,9 @@
 """A checkpoint directory, opened without reading its weights: names, shapes and types first, bytes on demand.
 
-Only safetensors are read, never pickle. Every name in the directory is checked against the headers when it is opened, so
-a damaged download fails in milliseconds. Tensors go by the names of `Qwen3_5ForConditionalGeneration`
-(`model.language_model.layers.0...`, `lm_head.weight`, `model.visual...`, `mtp...`), whichever class saved them: `LAYOUTS`
-is the one table of what the others write instead.
+Only safetensors are read, never pickle. Every name in the directory is checked against the headers when it is opened,
+so a damaged download fails in milliseconds. Tensors go by the names of `Qwen3_5ForConditionalGeneration`
+(`model.language_model.layers.0...`, `lm_head.weight`, `model.visual...`, `mtp...`), whichever class saved them:
+`LAYOUTS` is the one table of what the others write instead.
 """
 
 import hashlib
@@ -95,9 +95,7 @@ class Checkpoint:
         """Read the config and every header of a checkpoint directory; no weight is read."""
         path = Path(path)
         if not path.is_dir():
-            raise CheckpointNotFoundError(
-                f"{path}: no such checkpoint directory; give the directory that holds config.json"
-            )
+            raise CheckpointNotFoundError(f"{path}: no such directory; give the one that holds config.json")
         stored = _stored_entries(path)
         config = read_config(path)
         layout = _layout(path, stored)
@@ -159,8 +157,8 @@ def check_tensors(
     for name, shape in expected.items():
         if checkpoint.shape(name) != tuple(shape):
             raise TensorShapeError(
-                f"{checkpoint.path}: {name} has shape {checkpoint.shape(name)}, expected {tuple(shape)} from config.json; "
-                "the config belongs to another checkpoint"
+                f"{checkpoint.path}: {name} has shape {checkpoint.shape(name)}, expected {tuple(shape)} "
+                "from config.json; the config belongs to another checkpoint"
             )
 
 
@@ -191,8 +189,8 @@ def _stored_entries(path: Path) -> dict[str, TensorEntry]:
     pickles = sorted(file.name for file in path.iterdir() if file.suffix in PICKLE_SUFFIXES)
     if pickles:
         raise PickleOnlyError(
-            f"{path}: holds pickled weights only ({_listed(pickles)}); pickle can run code when read, so convert first: "
-            "load it with transformers and call save_pretrained, which writes safetensors"
+            f"{path}: holds pickled weights only ({_listed(pickles)}); pickle can run code when read, so convert "
+            "first: load it with transformers and call save_pretrained, which writes safetensors"
         )
     raise CheckpointNotFoundError(
         f"{path}: neither {SINGLE_FILE} nor {INDEX_FILE} found; is this a checkpoint directory?"
@@ -218,8 +216,8 @@ def _read_index(index: Path) -> dict[str, str]:
     for name, file in weight_map.items():
         if Path(file).name != file or "\\" in file or not file.endswith(".safetensors"):
             raise IndexFileError(
-                f"{index}: {name!r} points to {file!r}; a shard must be a .safetensors file in the same directory, so do "
-                "not trust this checkpoint"
+                f"{index}: {name!r} points to {file!r}; a shard must be a .safetensors file in the same directory, "
+                "so do not trust this checkpoint"
             )
     return weight_map
 
@@ -232,7 +230,8 @@ def _sharded_entries(path: Path, weight_map: dict[str, str]) -> dict[str, Tensor
         for entry in read_header(path / file):
             if entry.name in stored:
                 raise DuplicateTensorError(
-                    f"{path}: {entry.name!r} stands in {stored[entry.name].file.name} and in {file}; write the shards again"
+                    f"{path}: {entry.name!r} stands in {stored[entry.name].file.name} and in {file}; "
+                    "write the shards again"
                 )
             stored[entry.name] = entry
     _check_index(path, weight_map, stored)
@@ -244,8 +243,8 @@ def _check_index(path: Path, weight_map: dict[str, str], stored: dict[str, Tenso
         if name not in stored or stored[name].file.name != file:
             where = f"in {stored[name].file.name}" if name in stored else "in no shard"
             raise IndexMismatchError(
-                f"{path / INDEX_FILE}: says {name!r} is in {file}, found it {where}; the index belongs to other shards, so "
-                "download both again"
+                f"{path / INDEX_FILE}: says {name!r} is in {file}, found it {where}; the index is stale, "
+                "so download both again"
             )
     unlisted = sorted(set(stored) - set(weight_map))
     if unlisted:

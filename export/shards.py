@@ -1,8 +1,8 @@
 """One safetensors file: its header, checked, and its bytes, read without mapping the file.
 
-Bytes are read into memory of their own instead of through `safetensors.safe_open`'s view: mapped pages count towards the
-peak resident set, so a view would make an export's peak follow the whole shard. `safe_open` still judges the header
-(overlapping offsets, holes, shapes against byte counts), since it is the format's own implementation.
+Bytes are read into memory of their own instead of through `safetensors.safe_open`'s view: mapped pages count towards
+the peak resident set, so a view would make an export's peak follow the whole shard. `safe_open` still judges the
+header (overlapping offsets, holes, shapes against byte counts), since it is the format's own implementation.
 
 Format: 8 bytes little-endian header length, a JSON object {name: {dtype, shape, data_offsets}}, then the data.
 """
@@ -11,6 +11,7 @@ import json
 import math
 import os
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from export.errors import ExportError
 
 DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+CODE_DTYPES = DTYPES | {"U8": torch.uint8, "I8": torch.int8}
 MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format itself
 FINITE_CHECK_ELEMENTS = 1 << 22
 
@@ -78,19 +80,21 @@ def read_header(path: Path) -> list[TensorEntry]:
     return entries
 
 
-def read_rows(entry: TensorEntry, rows: slice | None = None) -> torch.Tensor:
+def read_rows(
+    entry: TensorEntry, rows: slice | None = None, dtypes: Mapping[str, torch.dtype] = DTYPES
+) -> torch.Tensor:
     """Read a tensor, or a block of its rows, and refuse NaN and infinity."""
-    if entry.dtype not in DTYPES:
+    if entry.dtype not in dtypes:
         raise UnsupportedDtypeError(
             f"{entry.name} in {entry.file}: stored as {entry.dtype}; only {', '.join(DTYPES)} can be read, "
             "so use the unquantized checkpoint"
         )
     shape, offset = _block(entry, rows)
-    dtype = DTYPES[entry.dtype]
+    dtype = dtypes[entry.dtype]
     raw = torch.empty(math.prod(shape) * dtype.itemsize, dtype=torch.uint8)
     with entry.file.open("rb", buffering=0) as file:
         file.seek(offset)
-        _read_exactly(file.fileno(), memoryview(raw.numpy()), entry)
+        _read_exactly(file.fileno(), raw.numpy().data, entry)
     tensor = raw.view(dtype).reshape(shape)
     _check_finite(entry, tensor)
     return tensor
@@ -100,9 +104,7 @@ def _load_header(path: Path) -> tuple[dict[str, Any], int]:
     with path.open("rb") as file:
         prefix = file.read(8)
         if len(prefix) < 8:
-            raise TruncatedShardError(
-                f"{path}: {len(prefix)} bytes, too short for a safetensors header; download it again"
-            )
+            raise TruncatedShardError(f"{path}: {len(prefix)} bytes, too short for a header; download it again")
         (length,) = struct.unpack("<Q", prefix)
         if length > MAX_HEADER_BYTES:
             raise OversizedHeaderError(
@@ -151,7 +153,7 @@ def _check_length(path: Path, entries: list[TensorEntry], data_start: int) -> No
     found = path.stat().st_size
     if found != expected:
         raise TruncatedShardError(
-            f"{path}: header promises {expected} bytes, found {found}; the download was cut off or the file was changed, "
+            f"{path}: header promises {expected} bytes, found {found}; the download was cut off or the file changed, "
             "so fetch it again"
         )
 
@@ -183,9 +185,10 @@ def _read_exactly(descriptor: int, buffer: memoryview, entry: TensorEntry) -> No
 
 def _check_finite(entry: TensorEntry, tensor: torch.Tensor) -> None:
     """Look for NaN and infinity by minimum and maximum, block by block: no temporary of the tensor's size."""
-    for block in tensor.view(-1).split(FINITE_CHECK_ELEMENTS):
-        if block.numel() and not torch.isfinite(torch.stack(torch.aminmax(block))).all():
-            count = sum(int((~torch.isfinite(part)).sum()) for part in tensor.view(-1).split(FINITE_CHECK_ELEMENTS))
+    blocks = [block for block in tensor.view(-1).split(FINITE_CHECK_ELEMENTS) if block.numel()]
+    for block in blocks:
+        if not torch.isfinite(torch.stack(torch.aminmax(block))).all():
+            count = sum(int(part.isfinite().logical_not().sum()) for part in blocks)
             raise NonFiniteTensorError(
                 f"{entry.name} in {entry.file}: {count} of {tensor.numel()} values are NaN or infinite; "
                 "the checkpoint is damaged, so fetch or train it again"

@@ -1,8 +1,9 @@
 """Every tensor of a Qwen3.5 checkpoint by canonical name and shape, from the config alone.
 
-Names and shapes follow what transformers' `Qwen3_5ForConditionalGeneration` saves (transformers/models/qwen3_5), and for
-`mtp.*`, which transformers leaves out, what the published checkpoints hold: one full-attention layer behind a projection
-of the hidden state beside the next token's embedding. A test compares them with transformers' own meta-device model.
+Names and shapes follow what transformers' `Qwen3_5ForConditionalGeneration` saves (transformers/models/qwen3_5), and
+for `mtp.*`, which transformers leaves out, what the published checkpoints hold: one full-attention layer behind a
+projection of the hidden state beside the next token's embedding. A test compares them with transformers' own
+meta-device model.
 """
 
 from collections.abc import Mapping
