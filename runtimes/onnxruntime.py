@@ -1,0 +1,216 @@
+"""Run an ONNX artifact in plain ONNX Runtime, without onnxruntime-genai.
+
+All state is bound once and stays where it is. The KV cache is one buffer, as long as the context, that is past and present at
+the same time: GroupQueryAttention appends to it in place and reads how much is filled from the length of the attention mask.
+The buffer comes from anonymous memory, so the system commits its pages as tokens reach them and a short chat stays small.
+Convolution and recurrent states are updated in place as well, as onnxruntime-genai does; `verify` proves for each artifact that
+this gives the logits of a one-shot run. A step from Python costs three bindings and one call.
+
+A snapshot copies the fixed-size states at once and rows of the KV cache only when they are about to be overwritten: the cache
+only grows, so until somebody rewinds, an old position's rows are still in place.
+"""
+
+import math
+import mmap
+import os
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+from weakref import WeakSet
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, when the library loads: a private model must not phone home
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from runtimes.artifact import DTYPE_BYTES, Artifact, StateTensor
+from runtimes.device import default_threads
+from runtimes.errors import RuntimeFailedError, SnapshotError
+from runtimes.runner import Logits, Tokens, check_tokens, check_version
+
+TOKEN_INPUTS: Final = ("input_ids", "attention_mask", "position_ids")
+LOGITS: Final = "logits"
+POSITION_ROWS: Final = 3  # time, height, width: equal for text
+ELEMENT_TYPES: Final = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+ERROR_LOG_LEVEL: Final = 3
+
+Result = TypeVar("Result")
+
+
+class OrtSnapshot:
+    """A position of one runner: its fixed states, and the KV rows that were overwritten since."""
+
+    def __init__(self, owner: "OnnxRunner", position: int, fixed: list[NDArray[Any]]) -> None:
+        self.owner = owner
+        self.position = position
+        self.fixed = fixed
+        self.kept_from = position  # rows below are still in the runner's buffers, the rest is in `rows`
+        self.rows: list[list[NDArray[Any]]] = []  # per cache tensor, pieces in order of position
+
+
+class StateBuffer:
+    """Memory of one state tensor, bound as its input and its output."""
+
+    def __init__(self, tensor: StateTensor) -> None:
+        self.tensor = tensor
+        self._memory = mmap.mmap(-1, math.prod(tensor.shape) * DTYPE_BYTES[tensor.dtype])
+        self.array: NDArray[Any] = np.frombuffer(self._memory, dtype=tensor.dtype).reshape(tensor.shape)
+
+    def rows(self, start: int, stop: int) -> NDArray[Any]:
+        """The part of a cache that belongs to these positions, as a view."""
+        assert self.tensor.token_axis is not None
+        return self.array[(slice(None),) * self.tensor.token_axis + (slice(start, stop),)]
+
+
+class OnnxRunner:
+    """One sequence in one ONNX Runtime session."""
+
+    def __init__(self, artifact: Artifact, threads: int) -> None:
+        manifest = artifact.manifest
+        self.context_length = manifest.context_length
+        self.vocab_size = manifest.vocab_size
+        self.prefill_chunk = manifest.prefill_chunk
+        self.threads = threads
+        self._position = 0
+        self._failed = False
+        self._snapshots: WeakSet[OrtSnapshot] = WeakSet()
+        self._session = _open_session(artifact, threads)
+        _check_interface(artifact, self._session)
+        buffers = [StateBuffer(tensor) for tensor in manifest.state]
+        self._fixed = [buffer for buffer in buffers if buffer.tensor.token_axis is None]
+        self._caches = [buffer for buffer in buffers if buffer.tensor.token_axis is not None]
+        self._ids = np.zeros(self.prefill_chunk, np.int64)
+        self._positions = np.zeros(POSITION_ROWS * self.prefill_chunk, np.int64)
+        self._mask = np.ones(self.context_length, np.int64)
+        self._logits = np.zeros((1, 1, self.vocab_size), ELEMENT_TYPES[_type_of(self._session, LOGITS)])
+        self._binding = self._session.io_binding()
+        self._bind_for_good(buffers)
+
+    @property
+    def position(self) -> int:
+        return self._position
+
+    def forward(self, tokens: Tokens) -> Logits:
+        """Append tokens and return the logits after the last one."""
+        ids = check_tokens(tokens, self)
+        if self._failed:
+            raise RuntimeFailedError("the last call failed and left the state half written; reset or restore first")
+        self._keep_rows_from(self._position)
+        for start in range(0, ids.size, self.prefill_chunk):
+            self._run(ids[start : start + self.prefill_chunk])
+        return self._logits.reshape(-1).astype(np.float32)
+
+    def reset(self) -> None:
+        """Forget the sequence; cached rows stay behind the mask until they are overwritten."""
+        for buffer in self._fixed:
+            buffer.array.fill(0)
+        self._position = 0
+        self._failed = False
+
+    def snapshot(self) -> OrtSnapshot:
+        """Remember the sequence so far."""
+        if self._failed:
+            raise RuntimeFailedError("the last call failed and left the state half written; reset or restore first")
+        snapshot = OrtSnapshot(self, self._position, [buffer.array.copy() for buffer in self._fixed])
+        self._snapshots.add(snapshot)
+        return snapshot
+
+    def restore(self, snapshot: object) -> None:
+        """Go back to a snapshot of this runner."""
+        if not isinstance(snapshot, OrtSnapshot) or snapshot.owner is not self:
+            raise SnapshotError("this snapshot was taken from another runner; a snapshot can only return to its own")
+        self._keep_rows_from(snapshot.kept_from, besides=snapshot)
+        for buffer, saved in zip(self._fixed, snapshot.fixed, strict=True):
+            np.copyto(buffer.array, saved)
+        for buffer, pieces in zip(self._caches, snapshot.rows, strict=False):
+            saved = np.concatenate(pieces, axis=buffer.tensor.token_axis)
+            np.copyto(buffer.rows(snapshot.kept_from, snapshot.position), saved)
+        snapshot.kept_from = snapshot.position
+        snapshot.rows = []
+        self._position = snapshot.position
+        self._failed = False
+
+    def _run(self, ids: NDArray[np.int64]) -> None:
+        """One call of the model on at most `prefill_chunk` tokens."""
+        count = ids.size
+        total = self._position + count
+        self._ids[:count] = ids
+        self._positions[: POSITION_ROWS * count].reshape(POSITION_ROWS, count)[:] = np.arange(self._position, total)
+        self._bind_input("input_ids", self._ids, (1, count))
+        self._bind_input("attention_mask", self._mask, (1, total))
+        self._bind_input("position_ids", self._positions, (POSITION_ROWS, 1, count))
+        _call(f"run {count} tokens after {self._position}", self._step)
+        self._position = total
+
+    def _step(self) -> None:
+        self._failed = True
+        self._session.run_with_iobinding(self._binding)
+        self._failed = False
+
+    def _bind_for_good(self, buffers: list[StateBuffer]) -> None:
+        for buffer in buffers:
+            tensor = buffer.tensor
+            self._bind_input(tensor.input_name, buffer.array, tensor.shape)
+            self._bind_output(tensor.output_name, buffer.array)
+        self._bind_output(LOGITS, self._logits)
+
+    def _bind_input(self, name: str | None, array: NDArray[Any], shape: tuple[int, ...]) -> None:
+        self._binding.bind_input(name, "cpu", 0, array.dtype.type, shape, array.ctypes.data)
+
+    def _bind_output(self, name: str | None, array: NDArray[Any]) -> None:
+        self._binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+
+    def _keep_rows_from(self, start: int, besides: OrtSnapshot | None = None) -> None:
+        """Before rows from `start` on are overwritten, give the snapshots that still count on them a copy."""
+        for snapshot in self._snapshots:
+            if snapshot is besides or snapshot.kept_from <= start:
+                continue
+            pieces = [buffer.rows(start, snapshot.kept_from).copy() for buffer in self._caches]
+            older = snapshot.rows or [[] for _ in pieces]
+            snapshot.rows = [[piece, *rest] for piece, rest in zip(pieces, older, strict=True)]
+            snapshot.kept_from = start
+
+
+def load_runner(artifact: Artifact, threads: int | None = None) -> OnnxRunner:
+    """The runner of an ONNX artifact."""
+    check_version(artifact, onnxruntime.__version__)
+    return OnnxRunner(artifact, threads or default_threads())
+
+
+def _open_session(artifact: Artifact, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = ERROR_LOG_LEVEL
+    options.enable_mem_pattern = False  # plans memory per shape, and every prefill length is a new shape
+    return _call(
+        f"open {artifact.model_file}",
+        lambda: onnxruntime.InferenceSession(str(artifact.model_file), options, providers=["CPUExecutionProvider"]),
+    )
+
+
+def _check_interface(artifact: Artifact, session: onnxruntime.InferenceSession) -> None:
+    """Refuse a model whose inputs and outputs are not those the manifest lists."""
+    state = artifact.manifest.state
+    wanted_inputs = {*TOKEN_INPUTS, *(tensor.input_name for tensor in state)}
+    wanted_outputs = {LOGITS, *(tensor.output_name for tensor in state)}
+    for what, wanted, nodes in (("input", wanted_inputs, session.get_inputs()), ("output", wanted_outputs, session.get_outputs())):
+        found = {node.name for node in nodes}
+        if found != wanted:
+            odd = sorted(map(str, found ^ wanted))
+            raise RuntimeFailedError(f"{artifact.model_file}: {what} {odd[0]!r} is in only one of model and manifest; export it again")
+    if _type_of(session, LOGITS) not in ELEMENT_TYPES:
+        raise RuntimeFailedError(f"{artifact.model_file}: logits are {_type_of(session, LOGITS)}; expected float or float16")
+
+
+def _type_of(session: onnxruntime.InferenceSession, output: str) -> str:
+    return next(str(node.type) for node in session.get_outputs() if node.name == output)
+
+
+def _call(what: str, action: Callable[[], Result]) -> Result:
+    """Run a call into ONNX Runtime; its errors share no base class below Exception."""
+    try:
+        return action()
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise RuntimeFailedError(f"onnxruntime could not {what}: {reason}") from error
