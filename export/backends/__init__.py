@@ -1,0 +1,1 @@
+"""Backends: how a file is made; one module a format."""

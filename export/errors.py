@@ -1,0 +1,64 @@
+"""Errors of the export side: each message says what failed, where, what was found, and what to do next.
+
+ProjectError
+└── ExportError
+    ├── ConfigError              config.json describes a model this exporter does not build
+    ├── UnknownNameError         --target, --model, --scheme ... names nothing in the catalog
+    ├── SpecError                two settings contradict each other
+    ├── UnsupportedSchemeError   a backend cannot hold a format that the scheme asks for
+    ├── QuantizationError        a rule cannot quantize a tensor
+    ├── StoreError               the quantized checkpoint on disk is damaged or belongs to something else
+    ├── LoweringError            a graph lacks an operator that must be in it
+    ├── ParityError              the written artifact disagrees with its eager reference
+    ├── BudgetError              the bundle would not fit the byte budget
+    └── OutputError              the output directory cannot be used
+"""
+
+from runtimes.errors import ProjectError
+
+
+class ExportError(ProjectError):
+    """Root of every error that an export raises on purpose."""
+
+
+class ConfigError(ExportError):
+    """config.json describes a model this exporter does not build."""
+
+
+class UnknownNameError(ExportError):
+    """A name on the command line names nothing in the catalog."""
+
+    def __init__(self, kind: str, name: str, known: list[str]) -> None:
+        super().__init__(f"unknown {kind} {name!r}; known: {', '.join(known)}")
+
+
+class SpecError(ExportError):
+    """Two settings contradict each other, or one is out of range."""
+
+
+class UnsupportedSchemeError(ExportError):
+    """A backend cannot hold a format that the scheme asks for."""
+
+
+class QuantizationError(ExportError):
+    """A rule cannot quantize a tensor."""
+
+
+class StoreError(ExportError):
+    """The quantized checkpoint on disk is damaged or belongs to something else."""
+
+
+class LoweringError(ExportError):
+    """A lowered graph lacks something that must be in it."""
+
+
+class ParityError(ExportError):
+    """The written artifact disagrees with its eager reference."""
+
+
+class BudgetError(ExportError):
+    """The bundle would not fit the byte budget."""
+
+
+class OutputError(ExportError):
+    """The output directory cannot be used."""

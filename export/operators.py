@@ -1,0 +1,300 @@
+"""The seams of the decoder: custom operators (namespace `edge`) with plain-torch references.
+
+The decoder is ordinary torch except for these. Each stands for something that a phone runtime has a fused kernel for;
+a backend is mostly a table from them to its own kernels (`ExportedProgram.run_decompositions`). The references here are
+what transformers computes (transformers/models/qwen3_5/modeling_qwen3_5.py), so eager torch is the oracle of every backend.
+
+Axis words: B batch (1 on phones), T tokens, H heads, D head size, C channels, K kernel width, S cache slots.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+FLOAT_BITS = 32
+
+
+@torch.library.custom_op("edge::linear", mutates_args=())
+def linear(
+    x: Tensor, codes: Tensor, scales: Tensor, bits: int, group_size: int, activation: str, activation_group: int
+) -> Tensor:
+    """x (..., in) times quantized weights: int8 codes (out, in), float32 scales (out, in / group_size).
+
+    `activation` is what the runtime does to x before the integer product: "none"; "int8_group", symmetric absmax/127 over
+    each `activation_group` inputs (ONNX Runtime MatMulNBits at accuracy_level 4, mlas/sqnbitgemm `QuantizeARow_CompInt8`);
+    "int8_token", asymmetric over the whole row (XNNPACK qd8, `xnn_f32_qd8_asymmetric_quantization_params`).
+    """
+    weight = dequantize(codes, scales)  # (out, in)
+    return functional.linear(quantize_activation(x, activation, activation_group), weight)
+
+
+@linear.register_fake
+def _(x: Tensor, codes: Tensor, scales: Tensor, bits: int, group_size: int, activation: str, activation_group: int) -> Tensor:
+    return x.new_empty((*x.shape[:-1], codes.shape[0]))
+
+
+@torch.library.custom_op("edge::embedding", mutates_args=())
+def embedding(ids: Tensor, codes: Tensor, scales: Tensor, bits: int, group_size: int) -> Tensor:
+    """Rows of a quantized table: ids (B, T), codes (vocab, hidden), scales (vocab, hidden / group_size) -> (B, T, hidden)."""
+    rows = ids.reshape(-1)
+    return dequantize(codes[rows], scales[rows]).reshape(*ids.shape, codes.shape[1])
+
+
+@embedding.register_fake
+def _(ids: Tensor, codes: Tensor, scales: Tensor, bits: int, group_size: int) -> Tensor:
+    return scales.new_empty((*ids.shape, codes.shape[1]))
+
+
+@torch.library.custom_op("edge::rms_norm", mutates_args=())
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x / rms(x) * weight over the last axis; `weight` already holds Qwen3.5's 1 + w."""
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight
+
+
+@rms_norm.register_fake
+def _(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("edge::add_rms_norm", mutates_args=())
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """(rms_norm(x + residual), x + residual); `weight` already holds 1 + w."""
+    total = x + residual
+    return total * torch.rsqrt(total.pow(2).mean(-1, keepdim=True) + eps) * weight, total
+
+
+@add_rms_norm.register_fake
+def _(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), torch.empty_like(x)
+
+
+@torch.library.custom_op("edge::gated_rms_norm", mutates_args=())
+def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """rms_norm over D of x (B, T, H, D) times silu(gate); this norm's weight (D,) is plain, not 1 + w."""
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight * functional.silu(gate)
+
+
+@gated_rms_norm.register_fake
+def _(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("edge::l2_norm", mutates_args=())
+def l2_norm(x: Tensor, eps: float) -> Tensor:
+    """x / sqrt(sum(x^2) + eps) over the last axis; the epsilon sits inside the root, so a zero row stays zero."""
+    return x * torch.rsqrt(x.pow(2).sum(-1, keepdim=True) + eps)
+
+
+@l2_norm.register_fake
+def _(x: Tensor, eps: float) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("edge::delta_gate", mutates_args=())
+def delta_gate(a: Tensor, b: Tensor, decay_scale: Tensor, dt_bias: Tensor) -> tuple[Tensor, Tensor]:
+    """(decay_scale * softplus(a + dt_bias), sigmoid(b)), each (B, T, H); decay_scale = -exp(A_log), so decay is a log <= 0."""
+    return decay_scale * functional.softplus(a + dt_bias), torch.sigmoid(b)
+
+
+@delta_gate.register_fake
+def _(a: Tensor, b: Tensor, decay_scale: Tensor, dt_bias: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(a, memory_format=torch.contiguous_format), torch.empty_like(b, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("edge::gated_delta", mutates_args=())
+def gated_delta(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, state: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """The gated delta rule (Yang et al. 2024, arXiv 2412.06464): S <- exp(g) S + k (beta (v - exp(g) S^T k))^T, out = S^T q.
+
+    q, k (B, T, Hk, D) l2-normed, q is multiplied by `scale` here; v (B, T, Hv, D), Hv a multiple of Hk (each key head
+    serves Hv / Hk consecutive value heads); log_decay, beta (B, T, Hv); state (B, Hv, D, D) float32, key axis first.
+    Returns out (B, T, Hv, D) and the new state.
+    """
+    return chunked_gated_delta(q, k, v, log_decay, beta, state, scale)
+
+
+@gated_delta.register_fake
+def _(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, state: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    return v.new_empty(v.shape), torch.empty_like(state)
+
+
+def recurrent_gated_delta(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, state: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """The gated delta rule one token at a time: slow, and the definition that every faster form is tested against."""
+    repeat = v.shape[2] // q.shape[2]
+    q = (q * scale).repeat_interleave(repeat, dim=2)
+    k = k.repeat_interleave(repeat, dim=2)
+    outputs = []
+    for token in range(v.shape[1]):
+        state = state * log_decay[:, token].exp()[..., None, None]
+        predicted = torch.einsum("bhkv,bhk->bhv", state, k[:, token])
+        delta = (v[:, token] - predicted) * beta[:, token].unsqueeze(-1)
+        state = state + k[:, token].unsqueeze(-1) * delta.unsqueeze(-2)
+        outputs.append(torch.einsum("bhkv,bhk->bhv", state, q[:, token]))
+    return torch.stack(outputs, dim=1), state
+
+
+def chunked_gated_delta(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, state: Tensor, scale: float, chunk: int = 64
+) -> tuple[Tensor, Tensor]:
+    """The gated delta rule in parallel chunks (UT transform, arXiv 2406.06484 section 3).
+
+    Decays enter only as exp of non-positive differences, so a chunk whose log-decays sum far below -80 stays finite.
+    """
+    repeat = v.shape[2] // q.shape[2]
+    q = (q * scale).repeat_interleave(repeat, dim=2).transpose(1, 2)  # (B, Hv, T, D)
+    k = k.repeat_interleave(repeat, dim=2).transpose(1, 2)
+    v, log_decay, beta = v.transpose(1, 2), log_decay.transpose(1, 2), beta.transpose(1, 2)
+    outputs = []
+    for start in range(0, v.shape[2], chunk):
+        part = slice(start, start + chunk)
+        out, state = _delta_chunk(q[:, :, part], k[:, :, part], v[:, :, part], log_decay[:, :, part], beta[:, :, part], state)
+        outputs.append(out)
+    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), state
+
+
+def _delta_chunk(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    tokens = q.shape[2]
+    total = log_decay.cumsum(-1)  # (B, H, T): log-decay from the chunk's start to each token
+    lower = torch.ones(tokens, tokens, dtype=torch.bool, device=q.device).tril()
+    between = (total.unsqueeze(-1) - total.unsqueeze(-2)).masked_fill(~lower, float("-inf")).exp()  # (B, H, T, T)
+    system = (k * beta.unsqueeze(-1)) @ k.transpose(-1, -2) * between
+    reads = total.exp().unsqueeze(-1) * (k @ state)  # what the old state predicts for each key
+    target = beta.unsqueeze(-1) * (v - reads)
+    delta = torch.linalg.solve_triangular(system.tril(-1), target, upper=False, unitriangular=True)
+    out = total.exp().unsqueeze(-1) * (q @ state) + (q @ k.transpose(-1, -2) * between) @ delta
+    to_end = (total[..., -1:] - total).exp().unsqueeze(-1)
+    return out, state * total[..., -1].exp()[..., None, None] + (k * to_end).transpose(-1, -2) @ delta
+
+
+@torch.library.custom_op("edge::causal_conv", mutates_args=())
+def causal_conv(x: Tensor, weight: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """silu of a depthwise causal convolution: x (B, T, C), weight (C, K), state (B, C, K - 1) -> (B, T, C), new state."""
+    joined = torch.cat([state, x.transpose(1, 2)], dim=-1)  # (B, C, K - 1 + T)
+    out = functional.conv1d(joined, weight.unsqueeze(1), groups=weight.shape[0])
+    return functional.silu(out).transpose(1, 2).contiguous(), joined[..., -state.shape[-1] :].contiguous()
+
+
+@causal_conv.register_fake
+def _(x: Tensor, weight: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x, memory_format=torch.contiguous_format), torch.empty_like(state)
+
+
+@torch.library.custom_op("edge::attention", mutates_args=())
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, position: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Causal attention over a cache: q (B, T, H, D), k and v (B, T, Hkv, D), caches (B, Hkv, S, D), position (1,) int64.
+
+    Token t sits in cache slot position + t. Returns out (B, T, H, D) and both caches with the new rows written.
+    """
+    start, tokens = int(position), q.shape[1]
+    k_cache, v_cache = k_cache.clone(), v_cache.clone()
+    k_cache[:, :, start : start + tokens] = k.transpose(1, 2)
+    v_cache[:, :, start : start + tokens] = v.transpose(1, 2)
+    keys, values = k_cache[:, :, : start + tokens], v_cache[:, :, : start + tokens]
+    slots = torch.arange(start + tokens, device=q.device)
+    visible = slots[None, :] <= slots[start:, None]
+    out = functional.scaled_dot_product_attention(
+        q.transpose(1, 2), keys, values, attn_mask=visible, scale=scale, enable_gqa=True
+    )
+    return out.transpose(1, 2).contiguous(), k_cache, v_cache
+
+
+@attention.register_fake
+def _(
+    q: Tensor, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, position: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    return q.new_empty(q.shape), torch.empty_like(k_cache), torch.empty_like(v_cache)
+
+
+@torch.library.custom_op("edge::rotary", mutates_args=())
+def rotary(x: Tensor, positions: Tensor, cos_table: Tensor, sin_table: Tensor, sections: list[int]) -> Tensor:
+    """Interleaved mRoPE on the first 2R of D dims: x (B, T, H, D), positions (3, B, T), tables (context, R).
+
+    Frequency i turns by the height row for i = 1, 4, 7 ... below 3 * sections[1], by the width row for i = 2, 5, 8 ...
+    below 3 * sections[2], else by the time row; pairs are (i, i + R).
+    """
+    half = cos_table.shape[1]
+    axis = mrope_axes(half, sections).to(x.device)
+    rows = positions.permute(1, 2, 0)[..., axis]  # (B, T, R): the position that turns each frequency
+    frequency = torch.arange(half, device=x.device)
+    cos, sin = cos_table[rows, frequency].unsqueeze(2), sin_table[rows, frequency].unsqueeze(2)  # (B, T, 1, R)
+    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
+
+
+@rotary.register_fake
+def _(x: Tensor, positions: Tensor, cos_table: Tensor, sin_table: Tensor, sections: list[int]) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("edge::swiglu", mutates_args=())
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up."""
+    return functional.silu(gate) * up
+
+
+@swiglu.register_fake
+def _(gate: Tensor, up: Tensor) -> Tensor:
+    return torch.empty_like(up, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("edge::sigmoid_gate", mutates_args=())
+def sigmoid_gate(x: Tensor, gate: Tensor) -> Tensor:
+    """x * sigmoid(gate), the output gate of Qwen3.5's full attention."""
+    return x * torch.sigmoid(gate)
+
+
+@sigmoid_gate.register_fake
+def _(x: Tensor, gate: Tensor) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def mrope_axes(half: int, sections: list[int] | tuple[int, int, int]) -> Tensor:
+    """Which position row (0 time, 1 height, 2 width) turns each of the `half` rotary frequencies: int64 (half,)."""
+    axes = torch.zeros(half, dtype=torch.int64)
+    axes[1 : 3 * sections[1] : 3] = 1
+    axes[2 : 3 * sections[2] : 3] = 2
+    return axes
+
+
+def dequantize(codes: Tensor, scales: Tensor) -> Tensor:
+    """float32 weights (out, in) of int8 codes (out, in) and float32 scales (out, groups)."""
+    rows, columns = codes.shape
+    return (codes.float().view(rows, scales.shape[1], -1) * scales.unsqueeze(-1)).view(rows, columns)
+
+
+def quantize_activation(x: Tensor, activation: str, group: int) -> Tensor:
+    """x after the runtime's activation quantization and back to float32, same shape."""
+    if activation == "none":
+        return x
+    if activation == "int8_group":
+        return _int8_symmetric(x, group)
+    if activation == "int8_token":
+        return _int8_asymmetric(x)
+    raise ValueError(f"unknown activation {activation!r}; known: none, int8_group, int8_token")
+
+
+def _int8_symmetric(x: Tensor, group: int) -> Tensor:
+    groups = x.unflatten(-1, (-1, group))
+    largest = groups.abs().amax(-1, keepdim=True)
+    inverse = torch.where(largest > 0, 127.0 / largest, torch.zeros_like(largest))
+    codes = (groups * inverse).round().clamp(-128, 127)
+    return (codes * (largest / 127.0)).flatten(-2)
+
+
+def _int8_asymmetric(x: Tensor) -> Tensor:
+    low = x.amin(-1, keepdim=True).clamp(max=0.0)
+    high = x.amax(-1, keepdim=True).clamp(min=0.0)
+    scale = torch.where(low == high, torch.ones_like(high), (high - low) / 255.0)
+    scaled_low, scaled_high = low / scale, high / scale
+    # XNNPACK rounds the end whose rounding error is smaller onto the grid
+    zero = torch.where((-128.0 + scaled_low) + (127.0 + scaled_high) > 0, -128.0 - scaled_low, 127.0 - scaled_high)
+    zero = zero.clamp(-128.0, 127.0).round()
+    codes = (x / scale).round().add(zero).clamp(-128.0, 127.0)
+    return (codes - zero) * scale

@@ -1,0 +1,105 @@
+"""Schemes: how weights are quantized, as rules that know no backend; one file a scheme, first matching rule wins.
+
+A scheme's file holds `SCHEME`. `layout` applies it to a model and fails on the first matrix that its rule cannot
+quantize: a layer is never skipped silently.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+
+from export.config import ModelConfig
+from export.errors import QuantizationError
+from export.weights import Unit, units
+
+FLOAT_BITS = 32
+MIN_GROUP = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """How one matrix is held: 4-bit codes in groups, 8-bit codes per row (`group_size` None), or float (32 bits).
+
+    Codes are symmetric and scales representable in bfloat16 (the numeric contract of docs/design.md), so the same codes
+    pack into every backend.
+    """
+
+    bits: int
+    group_size: int | None = None
+
+    @property
+    def is_float(self) -> bool:
+        return self.bits == FLOAT_BITS
+
+    def groups(self, in_features: int) -> int:
+        """Scales per row."""
+        return in_features // (self.group_size or in_features)
+
+    def __str__(self) -> str:
+        return "float" if self.is_float else f"int{self.bits}_{f'g{self.group_size}' if self.group_size else 'row'}"
+
+
+FLOAT = Format(bits=FLOAT_BITS)
+INT8_ROW = Format(bits=8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """Matrices whose name matches `pattern` (shell wildcards) are held as `format`."""
+
+    pattern: str
+    format: Format
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheme:
+    """Rules in order; `summary` is the line `--list` shows."""
+
+    summary: str
+    rules: tuple[Rule, ...]
+
+    def with_group_size(self, group_size: int | None) -> "Scheme":
+        """The same scheme with the group size of its 4-bit rules replaced; None changes nothing."""
+        if group_size is None:
+            return self
+        rules = tuple(
+            replace(rule, format=replace(rule.format, group_size=group_size)) if rule.format.bits == 4 else rule
+            for rule in self.rules
+        )
+        return replace(self, rules=rules)
+
+
+Layout = Mapping[str, Format]
+
+# in_proj_a and in_proj_b steer decay and write strength, are 0.1 % of the weights, and dominate the loss when quantized
+KEEP_GATES = (Rule(pattern="*.in_proj_a", format=FLOAT), Rule(pattern="*.in_proj_b", format=FLOAT))
+
+
+def layout(scheme: Scheme, config: ModelConfig) -> dict[str, Format]:
+    """The format of every matrix of the model, by unit name."""
+    return {unit.name: _format_of(scheme, unit) for unit in units(config)}
+
+
+def _format_of(scheme: Scheme, unit: Unit) -> Format:
+    for rule in scheme.rules:
+        if fnmatchcase(unit.name, rule.pattern):
+            _check(rule, unit)
+            return rule.format
+    patterns = ", ".join(rule.pattern for rule in scheme.rules)
+    raise QuantizationError(f"{unit.name}: no rule of the scheme matches it (rules: {patterns}); add a rule '*'")
+
+
+def _check(rule: Rule, unit: Unit) -> None:
+    group_size = rule.format.group_size
+    if rule.format.is_float:
+        return
+    if rule.format.bits == 4 and (group_size is None or group_size % MIN_GROUP):
+        raise QuantizationError(
+            f"{unit.name}: 4-bit group_size {group_size} (rule {rule.pattern!r}) is not a multiple of {MIN_GROUP}; use 32 or 64"
+        )
+    if group_size is not None and unit.in_features % group_size:
+        usable = [str(size) for size in (32, 64, 128, 256) if unit.in_features % size == 0]
+        raise QuantizationError(
+            f"{unit.name}: in_features {unit.in_features} is not divisible by group_size {group_size} "
+            f"(rule {rule.pattern!r}); use {' or '.join(usable) or 'the scheme float for it'}"
+        )

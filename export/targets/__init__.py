@@ -1,0 +1,1 @@
+"""Targets: which backends a device class gets; one module a target."""
