@@ -1,1 +1,57 @@
-"""Backends: how a file is made; one module a format."""
+"""Backends: how a file is made; one module a format.
+
+A backend's module holds
+
+* `SUMMARY`, `RUNTIME` (the engine's name, also the module in `runtimes/`), `OLDEST_RUNTIME`;
+* `check(layout, config)`, which raises `UnsupportedSchemeError` before any work for a format it cannot hold;
+* `lower(store, request, directory)`, which writes the model files into `directory` and says what it wrote.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from export.config import ModelConfig
+from export.decoder import Activations
+from export.schemes import Layout
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoweringRequest:
+    """What a backend must know beside the weights; lengths in tokens."""
+
+    config: ModelConfig
+    layout: Layout
+    context_length: int
+    threads: int
+    bos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+    pad_token_id: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenState:
+    """A state tensor as the written file has it; names are None where the file keeps it inside."""
+
+    name: str
+    kind: str
+    layer: int
+    shape: tuple[int, ...]
+    dtype: str
+    token_axis: int | None
+    input_name: str | None
+    output_name: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lowered:
+    """What `lower` wrote; `bytes_read_per_token` counts weights and fixed-size state of one decode step."""
+
+    model_file: str
+    files: tuple[Path, ...]
+    state: tuple[WrittenState, ...]
+    prefill_chunk: int
+    bytes_read_per_token: int
+    activations: Activations
+    details: Mapping[str, Any]
