@@ -1,8 +1,8 @@
 """An artifact: a directory with `manifest.json`, read as untrusted input.
 
-A manifest may come from anywhere, so nothing in it is believed before it was checked: its size, its JSON, its schema, that
-each path stays inside the directory, that sizes agree with each other. `manifest.schema.json` beside this file is the one
-definition; the exporter writes through `Manifest.to_dict`, the Kotlin and Swift readers follow the same schema.
+A manifest may come from anywhere, so nothing in it is believed before it was checked: its size, its JSON, its schema,
+that each path stays inside the directory, that sizes agree with each other. `manifest.schema.json` beside this file is
+the one definition; the exporter writes through `Manifest.to_dict`, the Kotlin and Swift readers follow the same schema.
 """
 
 import hashlib
@@ -140,7 +140,7 @@ class Artifact:
 
     @classmethod
     def open(cls, path: str | Path) -> "Artifact":
-        """Read and check the manifest, and that each file exists with the promised length; hashes are `check_hashes`'s."""
+        """Check the manifest, and that each file is there with the promised length; hashes are for `check_hashes`."""
         directory = Path(path)
         manifest = read_manifest(directory)
         artifact = cls(path=directory, manifest=manifest)
@@ -152,7 +152,9 @@ class Artifact:
         """The place of one file of the artifact, refused if a symbolic link leads it outside."""
         place = self.path / relative
         if not place.resolve().is_relative_to(self.path.resolve()):
-            raise ManifestError(f"{self.path / MANIFEST_NAME}: file {relative!r} leads outside the artifact; export it again")
+            raise ManifestError(
+                f"{self.path / MANIFEST_NAME}: {relative!r} leads outside the artifact; export it again"
+            )
         return place
 
     @property
@@ -169,7 +171,8 @@ class Artifact:
             found = sha256_of(self.file(entry.path))
             if found != entry.sha256:
                 raise FileMismatchError(
-                    f"{self.path / entry.path}: sha256 is {found}, the manifest says {entry.sha256}; copy or export it again"
+                    f"{self.path / entry.path}: sha256 is {found}, the manifest says {entry.sha256}; "
+                    "copy or export it again"
                 )
 
 
@@ -177,7 +180,9 @@ def read_manifest(directory: Path) -> Manifest:
     """The checked manifest of a directory."""
     place = directory / MANIFEST_NAME
     if not place.is_file():
-        raise NotAnArtifactError(f"{directory}: no {MANIFEST_NAME} here, so no finished artifact; export one, or name its directory")
+        raise NotAnArtifactError(
+            f"{directory}: no {MANIFEST_NAME} here, so no finished artifact; export one, or name its directory"
+        )
     length = place.stat().st_size
     if length > MAX_MANIFEST_BYTES:
         raise ManifestError(f"{place}: {length} bytes, more than the {MAX_MANIFEST_BYTES} a manifest may have")
@@ -246,7 +251,8 @@ def sha256_of(place: Path) -> str:
 @cache
 def schema() -> dict[str, Any]:
     """The JSON Schema of a manifest."""
-    return cast(dict[str, Any], json.loads((Path(__file__).parent / "manifest.schema.json").read_text(encoding="utf-8")))
+    place = Path(__file__).parent / "manifest.schema.json"
+    return cast(dict[str, Any], json.loads(place.read_text(encoding="utf-8")))
 
 
 def _parse_json(content: bytes, where: str) -> Any:
@@ -333,10 +339,11 @@ def _check_state(manifest: Manifest, where: str) -> None:
         wanted = math.prod(tensor.shape) * DTYPE_BYTES[tensor.dtype]
         if tensor.bytes != wanted:
             raise ManifestError(
-                f"{where}: state {tensor.name!r} says {tensor.bytes} bytes, shape {tensor.shape} of {tensor.dtype} has {wanted}"
+                f"{where}: state {tensor.name!r} says {tensor.bytes} bytes, "
+                f"shape {tensor.shape} of {tensor.dtype} has {wanted}"
             )
         if (tensor.input_name is None) != (tensor.output_name is None):
-            raise ManifestError(f"{where}: state {tensor.name!r} needs both an input_name and an output_name, or neither")
+            raise ManifestError(f"{where}: state {tensor.name!r} needs input_name and output_name, or neither")
         if tensor.token_axis is None:
             continue
         if tensor.token_axis >= len(tensor.shape) or tensor.shape[tensor.token_axis] < manifest.context_length:

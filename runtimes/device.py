@@ -1,7 +1,8 @@
 """How many threads the machine we run on deserves.
 
 Decoding waits for memory and for the slowest thread, so slow cores of a phone hurt and so do more threads than cores.
-onnxruntime-genai counts physical cores and finds one in most virtual machines; PyTorch counts all. Neither sees big and little.
+onnxruntime-genai counts physical cores and finds one in most virtual machines; PyTorch counts all. Neither tells big
+cores from little ones.
 """
 
 import os

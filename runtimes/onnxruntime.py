@@ -1,13 +1,13 @@
 """Run an ONNX artifact in plain ONNX Runtime, without onnxruntime-genai.
 
-All state is bound once and stays where it is. The KV cache is one buffer, as long as the context, that is past and present at
-the same time: GroupQueryAttention appends to it in place and reads how much is filled from the length of the attention mask.
-The buffer comes from anonymous memory, so the system commits its pages as tokens reach them and a short chat stays small.
-Convolution and recurrent states are updated in place as well, as onnxruntime-genai does; `verify` proves for each artifact that
-this gives the logits of a one-shot run. A step from Python costs three bindings and one call.
+All state is bound once and stays where it is. The KV cache is one buffer, as long as the context, that is past and
+present at the same time: GroupQueryAttention appends to it in place and reads how much is filled from the length of the
+attention mask. The buffer comes from anonymous memory, so the system commits its pages as tokens reach them and a short
+chat stays small. Convolution and recurrent states are updated in place as well, as onnxruntime-genai does; `verify`
+proves for each artifact that this gives the logits of a one-shot run. A step costs three bindings and one call.
 
-A snapshot copies the fixed-size states at once and rows of the KV cache only when they are about to be overwritten: the cache
-only grows, so until somebody rewinds, an old position's rows are still in place.
+A snapshot copies the fixed-size states at once and rows of the KV cache only when they are about to be overwritten: the
+cache only grows, so until somebody rewinds, an old position's rows are still in place.
 """
 
 import math
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 from weakref import WeakSet
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, when the library loads: a private model must not phone home
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, as the library loads: nothing phones home
 
 import numpy as np
 import onnxruntime
@@ -194,13 +194,19 @@ def _check_interface(artifact: Artifact, session: onnxruntime.InferenceSession) 
     state = artifact.manifest.state
     wanted_inputs = {*TOKEN_INPUTS, *(tensor.input_name for tensor in state)}
     wanted_outputs = {LOGITS, *(tensor.output_name for tensor in state)}
-    for what, wanted, nodes in (("input", wanted_inputs, session.get_inputs()), ("output", wanted_outputs, session.get_outputs())):
-        found = {node.name for node in nodes}
-        if found != wanted:
-            odd = sorted(map(str, found ^ wanted))
-            raise RuntimeFailedError(f"{artifact.model_file}: {what} {odd[0]!r} is in only one of model and manifest; export it again")
+    _check_names("input", wanted_inputs, session.get_inputs(), artifact)
+    _check_names("output", wanted_outputs, session.get_outputs(), artifact)
     if _type_of(session, LOGITS) not in ELEMENT_TYPES:
-        raise RuntimeFailedError(f"{artifact.model_file}: logits are {_type_of(session, LOGITS)}; expected float or float16")
+        found = _type_of(session, LOGITS)
+        raise RuntimeFailedError(f"{artifact.model_file}: logits are {found}; expected float or float16")
+
+
+def _check_names(what: str, wanted: set[str | None], nodes: list[Any], artifact: Artifact) -> None:
+    odd = sorted(map(str, {node.name for node in nodes} ^ wanted))
+    if odd:
+        raise RuntimeFailedError(
+            f"{artifact.model_file}: {what} {odd[0]!r} is in only one of model and manifest; export it again"
+        )
 
 
 def _type_of(session: onnxruntime.InferenceSession, output: str) -> str:

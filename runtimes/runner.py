@@ -1,8 +1,8 @@
 """The runner protocol: our thin class over a runtime, the same for each of them.
 
-A runner holds one sequence: `forward` appends tokens to it and answers with the logits after the last one. Nothing here knows
-a layer, a file format or a sampling rule. A runtime is one file, `runtimes/<name>.py`, with a function `load_runner`; the name
-in the manifest is the name of that file.
+A runner holds one sequence: `forward` appends tokens to it and answers with the logits after the last one. Nothing here
+knows a layer, a file format or a sampling rule. A runtime is one file, `runtimes/<name>.py`, with a function
+`load_runner`; the name in the manifest is the name of that file.
 """
 
 import ast
@@ -53,7 +53,7 @@ class Runner(Protocol):
         """Tokens in the sequence so far."""
 
     def forward(self, tokens: Tokens) -> Logits:
-        """Append tokens, one or more, and return the logits after the last one: float32, (vocab_size,), the caller's own."""
+        """Append tokens, one or more; the logits after the last one: float32, (vocab_size,), the caller's own."""
 
     def reset(self) -> None:
         """Forget the sequence."""
@@ -78,7 +78,8 @@ def runtime_module(name: str) -> Any:
         return importlib.import_module(f"runtimes.{name}")
     except ModuleNotFoundError as error:
         raise RuntimeUnavailableError(
-            f"runtime {name!r} needs the Python package {error.name!r}, which is not installed; install this project's extra for it"
+            f"runtime {name!r} needs the Python package {error.name!r}, which is not installed; "
+            "install this project's extra for it"
         ) from error
 
 
@@ -98,7 +99,7 @@ def check_version(artifact: Artifact, installed: str) -> None:
     runtime = artifact.manifest.runtime
     if _release(installed) < _release(runtime.oldest_version):
         raise RuntimeUnavailableError(
-            f"{artifact.path}: needs {runtime.name} {runtime.oldest_version} or newer, {installed} is installed; update it"
+            f"{artifact.path}: needs {runtime.name} {runtime.oldest_version} or newer, not {installed}; update it"
         )
 
 
