@@ -4,13 +4,13 @@ A chosen token is fed to the model only when the next one is wanted. So an end t
 onnxruntime-genai and in ExecuTorch's runner: the next turn of a chat starts with it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 from runtimes.errors import ContextLimitError, SamplingError
 from runtimes.events import PrefillEnd, PrefillStart, Sink, Stop, StopReason, TokenChosen, ignore
 from runtimes.runner import Logits, Runner
-from runtimes.sampling import Sampler, Sampling
+from runtimes.sampling import GREEDY, Sampler, Sampling
 from runtimes.tokenizer import StopStrings, TextStream, Tokenizer
 
 
@@ -19,7 +19,7 @@ class Settings:
     """How tokens are chosen, and when generation ends besides a full context."""
 
     eos_token_ids: tuple[int, ...]
-    sampling: Sampling = Sampling()
+    sampling: Sampling = GREEDY
     max_tokens: int | None = None
     stop_strings: tuple[str, ...] = ()
 
@@ -81,7 +81,7 @@ def stream(
     history: list[int],
     settings: Settings,
     emit: Sink = ignore,
-) -> Iterator[Piece]:
+) -> Generator[Piece, None, None]:
     """Generate after a prefill, as text: no piece ever ends inside a character or shows a part of a stop string."""
     text = TextStream(tokenizer)
     stops = StopStrings(settings.stop_strings)

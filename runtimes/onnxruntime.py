@@ -139,12 +139,9 @@ class OnnxRunner:
         self._bind_input("input_ids", self._ids, (1, count))
         self._bind_input("attention_mask", self._mask, (1, total))
         self._bind_input("position_ids", self._positions, (POSITION_ROWS, 1, count))
-        _call(f"run {count} tokens after {self._position}", self._step)
+        self._failed = True  # also when a signal interrupts between the call and the new position
+        _call(f"run {count} tokens after {self._position}", lambda: self._session.run_with_iobinding(self._binding))
         self._position = total
-
-    def _step(self) -> None:
-        self._failed = True
-        self._session.run_with_iobinding(self._binding)
         self._failed = False
 
     def _bind_for_good(self, buffers: list[StateBuffer]) -> None:

@@ -1,7 +1,7 @@
 """From logits to a token: greedy, or drawn after the usual filters in the usual order.
 
 The order and the formulas are those of transformers (repetition penalty, temperature, top-k, top-p, min-p), so that the
-same settings mean the same distribution; the tests compare them value by value. Draws come from numpy's PCG64, so a seed
+same settings mean the same distribution; the tests compare them value by value. Draws come from numpy's PCG64: a seed
 gives the same text on the same artifact, not the text that torch would give.
 """
 
@@ -16,6 +16,11 @@ from runtimes.errors import RuntimeFailedError, SamplingError
 
 Ids = NDArray[np.int64]
 Scores = NDArray[np.float32]
+
+
+def _check(name: str, value: Any, valid: bool, wanted: str) -> None:
+    if not valid:
+        raise SamplingError(f"{name} is {value!r}; it must be {wanted}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +42,9 @@ class Sampling:
         penalty = self.repetition_penalty
         _check("repetition_penalty", penalty, penalty > 0 and np.isfinite(penalty), "above 0; 1 is none")
         _check("seed", self.seed, self.seed is None or self.seed >= 0, "0 or more")
+
+
+GREEDY = Sampling()
 
 
 class Sampler:
@@ -103,7 +111,7 @@ def _top_p(ids: Ids, scores: Scores, p: float) -> Ids:
     worse = probabilities(scores)[::-1].cumsum()[::-1]  # the probability of this token and all worse ones
     keep = worse > np.float32(1 - p)
     keep[0] = True
-    return ids[keep]
+    return np.asarray(ids[keep])
 
 
 def _min_p(ids: Ids, scores: Scores, p: float) -> Ids:
@@ -112,9 +120,4 @@ def _min_p(ids: Ids, scores: Scores, p: float) -> Ids:
         return ids
     chances = probabilities(scores)
     keep = chances >= np.float32(p) * chances[0]
-    return ids[keep]
-
-
-def _check(name: str, value: Any, valid: bool, wanted: str) -> None:
-    if not valid:
-        raise SamplingError(f"{name} is {value!r}; it must be {wanted}")
+    return np.asarray(ids[keep])
