@@ -1,7 +1,7 @@
-"""A tiny real ONNX artifact, made by hand: one Gated DeltaNet layer and one attention layer on ONNX Runtime's fused operators.
+"""A tiny real ONNX artifact, made by hand: a Gated DeltaNet layer and an attention layer on ORT's fused operators.
 
-It speaks the interface of the exported artifacts (names, shapes, states, genai_config.json), so that the runners are tested
-against real state semantics without the exporter. Weights are random and seeded.
+It speaks the interface of the exported artifacts (names, shapes, states, genai_config.json), so that the runners are
+tested against real state semantics without the exporter. Weights are random and seeded.
 """
 
 import hashlib
@@ -24,14 +24,19 @@ HEADS, KEY_DIM, VALUE_DIM = 2, 16, 16
 KERNEL = 4
 Q_HEADS, KV_HEADS, HEAD_DIM = 2, 1, 16
 ROTARY_DIM = 8
-CONTEXT_LENGTH = 96
+CONTEXT_LENGTH = 256
 PREFILL_CHUNK = 32
 CHANNELS = HEADS * (2 * KEY_DIM + VALUE_DIM)
 TEMPLATE = (
-    "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{%- endfor %}"
+    "{%- for message in messages %}"
+    "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
+    "{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
 )
-CORPUS = ["the quick brown fox jumps over the lazy dog and the cat sat on the mat " * 8, "hello world user assistant system"]
+CORPUS = [
+    "the quick brown fox jumps over the lazy dog and the cat sat on the mat " * 8,
+    "hello world user assistant system",
+]
 
 Array = NDArray[Any]
 
@@ -125,11 +130,13 @@ def _attention_layer(graph: GraphBuilder, x: str) -> str:
         kv_num_heads=KV_HEADS,
         do_rotary=0,
     )
-    return graph.op("Add", [x, graph.linear("attended", "attention_out", Q_HEADS * HEAD_DIM, HIDDEN, 2.0)], ["after_attention"])
+    return graph.op(
+        "Add", [x, graph.linear("attended", "attention_out", Q_HEADS * HEAD_DIM, HIDDEN, 2.0)], ["after_attention"]
+    )
 
 
 def tiny_graph(vocab_size: int, *, last_only: bool = True, seed: int = 0) -> onnx.ModelProto:
-    """The model; with `last_only` False it gives the logits of every position, which makes it a reference for itself."""
+    """The model; with `last_only` False it gives the logits of every position: a reference for itself."""
     graph = GraphBuilder(seed)
     table = graph.random.standard_normal((vocab_size, HIDDEN)).astype(np.float32)
     x = graph.op("Gather", [graph.weight("embedding", table), "input_ids"], ["embedded"])
@@ -162,7 +169,15 @@ def state_entries() -> list[dict[str, Any]]:
     cache = [1, KV_HEADS, CONTEXT_LENGTH, HEAD_DIM]
     rows: list[tuple[str, str, int, list[int], str, str, int | None]] = [
         ("layers.0.conv", "conv", 0, [1, CHANNELS, KERNEL - 1], "past.0.conv", "present.0.conv", None),
-        ("layers.0.recurrent", "recurrent", 0, [1, HEADS, KEY_DIM, VALUE_DIM], "past.0.recurrent", "present.0.recurrent", None),
+        (
+            "layers.0.recurrent",
+            "recurrent",
+            0,
+            [1, HEADS, KEY_DIM, VALUE_DIM],
+            "past.0.recurrent",
+            "present.0.recurrent",
+            None,
+        ),
         ("layers.1.key", "key", 1, cache, "past_key_values.1.key", "present.1.key", 2),
         ("layers.1.value", "value", 1, cache, "past_key_values.1.value", "present.1.value", 2),
     ]
@@ -177,8 +192,12 @@ def tiny_tokenizer() -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False))
-    tokenizer.add_special_tokens([AddedToken(text, special=True) for text in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")])
+    tokenizer.train_from_iterator(
+        CORPUS, trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
+    )
+    tokenizer.add_special_tokens(
+        [AddedToken(text, special=True) for text in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")]
+    )
     return tokenizer
 
 
@@ -279,7 +298,11 @@ def manifest_dict(directory: Path, *, vocab_size: int, eos_token_ids: list[int],
         "scheme": "float",
         "method": "rtn",
         "backend": "onnx",
-        "runtime": {"name": "onnxruntime", "version": importlib.metadata.version("onnxruntime"), "oldest_version": "1.31"},
+        "runtime": {
+            "name": "onnxruntime",
+            "version": importlib.metadata.version("onnxruntime"),
+            "oldest_version": "1.31",
+        },
         "context_length": CONTEXT_LENGTH,
         "prefill_chunk": PREFILL_CHUNK,
         "vocab_size": vocab_size,
@@ -313,7 +336,9 @@ def write_artifact(directory: Path, change: Callable[[dict[str, Any]], None] | N
     tokenizer = tiny_tokenizer()
     vocab_size = tokenizer.get_vocab_size() + 3  # as in Qwen3.5, the model has more rows than the tokenizer has tokens
     model = tiny_graph(vocab_size)
-    onnx.save_model(model, directory / "model.onnx", save_as_external_data=True, location="model.onnx.data", size_threshold=256)
+    onnx.save_model(
+        model, directory / "model.onnx", save_as_external_data=True, location="model.onnx.data", size_threshold=256
+    )
     tokenizer.save(str(directory / "tokenizer.json"))
     eos = [tokenizer.token_to_id("<|im_end|>"), tokenizer.token_to_id("<|endoftext|>")]
     config = {"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
