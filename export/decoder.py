@@ -101,7 +101,7 @@ class Matrix(nn.Module):
 
 
 class Projection(nn.Module):
-    """Matrices that read the same input, fused where neighbours share a format; returns one tensor per part."""
+    """Matrices that read the same input, fused where the model says so; returns one tensor per part."""
 
     def __init__(self, parts: Sequence[Part], sizes: Sequence[int], model: "Model") -> None:
         super().__init__()
@@ -110,8 +110,7 @@ class Projection(nn.Module):
         run: list[int] = []
         for index, part in enumerate(parts):
             run.append(index)
-            last = index + 1 == len(parts)
-            if last or model.layout[parts[index + 1].unit] != model.layout[part.unit]:
+            if index + 1 == len(parts) or not model.fuses(part, parts[index + 1]):
                 widths = [sizes[member] for member in run]
                 fused = tuple(parts[member] for member in run)
                 self.matrices.append(model.matrix(fused, sum(widths)))
@@ -134,6 +133,12 @@ class Model:
     layout: Layout
     activations: Activations
     units: dict[str, Unit]
+    fuse_quantized: bool
+
+    def fuses(self, part: Part, following: Part) -> bool:
+        """Whether two neighbours become one product: they must share a format, and float ones always gain."""
+        form = self.layout[part.unit]
+        return form == self.layout[following.unit] and (form.is_float or self.fuse_quantized)
 
     def matrix(self, parts: tuple[Part, ...], out_features: int) -> Matrix:
         unit = self.units[parts[0].unit]
@@ -296,9 +301,17 @@ class Decoder(nn.Module):
     `load` or capture under FakeTensorMode.
     """
 
-    def __init__(self, config: ModelConfig, layout: Layout, context_length: int, activations: Activations | None = None) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        layout: Layout,
+        context_length: int,
+        activations: Activations | None = None,
+        fuse_quantized: bool = True,
+    ) -> None:
         super().__init__()
-        model = Model(config, layout, activations or Activations(), {unit.name: unit for unit in units(config)})
+        by_name = {unit.name: unit for unit in units(config)}
+        model = Model(config, layout, activations or Activations(), by_name, fuse_quantized)
         self.config = config
         self.embed = model.whole(EMBEDDING)
         self.layers = nn.ModuleList(Layer(model, layer) for layer in range(config.num_layers))

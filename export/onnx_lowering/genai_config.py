@@ -1,0 +1,71 @@
+"""`genai_config.json`: what stock onnxruntime-genai needs to open the artifact unedited (src/config.cpp, 0.18).
+
+Differences from what its own builder writes: `max_length` is the context the artifact was made for (GenAI allocates a
+cache of that length at once), every EOS id is listed, and the thread count is set, since by default GenAI counts
+physical cores and runs on one thread where a virtual machine shows it one.
+"""
+
+from typing import Any
+
+from export.backends import LoweringRequest
+
+
+def genai_config(request: LoweringRequest, model_file: str) -> dict[str, Any]:
+    """The configuration of a text model in the layout of `export.onnx_lowering.graph`."""
+    config = request.config
+    eos = list(request.eos_token_ids)
+    return {
+        "model": {
+            "bos_token_id": request.bos_token_id if request.bos_token_id is not None else eos[0],
+            "context_length": request.context_length,
+            "decoder": {
+                "session_options": {
+                    "log_id": "onnxruntime-genai",
+                    "intra_op_num_threads": request.threads,
+                    "provider_options": [],
+                },
+                "filename": model_file,
+                "head_size": config.head_dim,
+                "hidden_size": config.hidden_size,
+                "inputs": {
+                    "input_ids": "input_ids",
+                    "attention_mask": "attention_mask",
+                    "position_ids": "position_ids",
+                    "past_key_names": "past_key_values.%d.key",
+                    "past_value_names": "past_key_values.%d.value",
+                    "past_conv_names": "past.%d.conv",
+                    "past_recurrent_names": "past.%d.recurrent",
+                },
+                "outputs": {
+                    "logits": "logits",
+                    "present_key_names": "present.%d.key",
+                    "present_value_names": "present.%d.value",
+                    "present_conv_names": "present.%d.conv",
+                    "present_recurrent_names": "present.%d.recurrent",
+                },
+                "num_attention_heads": config.num_attention_heads,
+                "num_hidden_layers": config.num_layers,
+                "num_key_value_heads": config.num_key_value_heads,
+            },
+            "eos_token_id": eos if len(eos) > 1 else eos[0],
+            "pad_token_id": request.pad_token_id if request.pad_token_id is not None else eos[0],
+            "type": "qwen3_5_text",
+            "vocab_size": config.vocab_size,
+        },
+        "search": {
+            "diversity_penalty": 0.0,
+            "do_sample": False,
+            "early_stopping": True,
+            "length_penalty": 1.0,
+            "max_length": request.context_length,
+            "min_length": 0,
+            "no_repeat_ngram_size": 0,
+            "num_beams": 1,
+            "num_return_sequences": 1,
+            "past_present_share_buffer": True,
+            "repetition_penalty": 1.0,
+            "temperature": 1.0,
+            "top_k": 1,
+            "top_p": 1.0,
+        },
+    }

@@ -1,0 +1,147 @@
+"""The decoder's buffers as ONNX initializers: made from the quantized checkpoint and written when first used.
+
+Packing for MatMulNBits and GatherBlockQuantized: unsigned codes offset by half the range, low nibble first, one float32
+scale per block. Per-row 8-bit codes are packed in blocks with the row's scale repeated: the same numbers, block-wise.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from export.decoder import Decoder, Matrix, Recipe
+from export.materialize import materialize, packed_codes
+from export.onnx_lowering.data import DataFile
+from export.onnx_lowering.translate import MICROSOFT, Emitter
+from export.quantized import QuantizedCheckpoint
+
+
+@dataclass
+class Source:
+    """Where initializers come from and go to."""
+
+    store: QuantizedCheckpoint
+    context_length: int
+    data: DataFile
+
+    def tensor(self, recipe: Recipe) -> Tensor:
+        return materialize(recipe, self.store, self.context_length)
+
+
+class PlainInitializer:
+    """A float32 tensor as it is."""
+
+    def __init__(self, source: Source, name: str, recipe: Recipe) -> None:
+        self._source, self._name, self._recipe = source, name, recipe
+        self._value: ir.Value | None = None
+
+    def value(self, emitter: Emitter, shape: tuple[int, ...] | None = None) -> ir.Value:
+        """The initializer; an operator that wants the same numbers under another shape says so."""
+        if self._value is None:
+            array = self._source.tensor(self._recipe).contiguous().numpy()
+            array = array if shape is None else array.reshape(shape)
+            self._value = emitter.add_initializer(self._source.data.write(self._name, array))
+        return self._value
+
+
+class ScalesInitializer:
+    """float32 scales (out_features, in_features / block_size), a row's scale repeated where blocks are smaller than groups."""
+
+    def __init__(self, source: Source, name: str, recipe: Recipe, blocks: int) -> None:
+        self._source, self._name, self._recipe, self._blocks = source, name, recipe, blocks
+        self._value: ir.Value | None = None
+
+    def value(self, emitter: Emitter) -> ir.Value:
+        if self._value is None:
+            scales = self._source.tensor(self._recipe)
+            repeated = scales.repeat_interleave(self._blocks // scales.shape[1], dim=1)
+            self._value = emitter.add_initializer(self._source.data.write(self._name, repeated.contiguous().numpy()))
+        return self._value
+
+
+class CodesInitializer:
+    """Packed codes, as a matrix (out, blocks, bytes) and, over the same bytes, as a table (out, bytes)."""
+
+    def __init__(self, source: Source, name: str, recipe: Recipe, matrix: Matrix) -> None:
+        self._source, self._name, self._recipe = source, name, recipe
+        self.out_features, self.in_features = matrix.codes.shape
+        self.bits = matrix.form.bits
+        self.block_size = block_size(matrix)
+        self._written: ir.TensorProtocol | None = None
+        self._matrix: ir.Value | None = None
+        self._table: ir.Value | None = None
+
+    def matrix(self, emitter: Emitter) -> ir.Value:
+        if self._matrix is None:
+            shape = (self.out_features, self.in_features // self.block_size, self.block_size * self.bits // 8)
+            self._matrix = emitter.add_initializer(self._source.data.alias(self._write(), f"{self._name}.matrix", shape))
+        return self._matrix
+
+    def table(self, emitter: Emitter) -> ir.Value:
+        if self._table is None:
+            shape = (self.out_features, self.in_features * self.bits // 8)
+            self._table = emitter.add_initializer(self._source.data.alias(self._write(), f"{self._name}.table", shape))
+        return self._table
+
+    def _write(self) -> ir.TensorProtocol:
+        if self._written is None:
+            packed = packed_codes(self._recipe, self._source.store)
+            unsigned = packed if self.bits == 4 else packed.view(torch.uint8) ^ 0x80  # code + 128 without overflow
+            self._written = self._source.data.write(self._name, unsigned.numpy())
+        return self._written
+
+
+class FloatMatrixInitializer:
+    """A float32 matrix: transposed once for products, as stored where it also serves as an embedding table."""
+
+    def __init__(self, source: Source, name: str, recipe: Recipe, is_table: bool) -> None:
+        self._source, self._name, self._recipe = source, name, recipe
+        self._is_table = is_table
+        self._value: ir.Value | None = None
+
+    def product(self, emitter: Emitter, x: ir.Value, name: str) -> ir.Value:
+        if self._is_table:
+            return emitter.one(f"{MICROSOFT}::FusedMatMul", [x, self.table(emitter)], {"transB": 1}, name)
+        return emitter.one("MatMul", [x, self._write(emitter)], {}, name)
+
+    def table(self, emitter: Emitter) -> ir.Value:
+        assert self._is_table
+        return self._write(emitter)
+
+    def _write(self, emitter: Emitter) -> ir.Value:
+        if self._value is None:
+            weight = self._source.tensor(self._recipe)
+            array: np.ndarray = (weight if self._is_table else weight.T).contiguous().numpy()  # type: ignore[type-arg]
+            self._value = emitter.add_initializer(self._source.data.write(self._name, array))
+        return self._value
+
+
+Initializer = PlainInitializer | ScalesInitializer | CodesInitializer | FloatMatrixInitializer
+
+
+def initializers(decoder: Decoder, source: Source) -> dict[str, Initializer]:
+    """One lazy initializer per buffer of `decoder`, by the buffer's qualified name."""
+    found: dict[str, Initializer] = {}
+    modules = dict(decoder.named_modules())
+    for name, recipe in decoder.recipes().items():
+        owner, _, field = name.rpartition(".")
+        module = modules[owner]
+        if not isinstance(module, Matrix):
+            found[name] = PlainInitializer(source, name, recipe)
+        elif field == "codes":
+            found[name] = CodesInitializer(source, name, recipe, module)
+        elif field == "scales":
+            blocks = module.codes.shape[1] // block_size(module)
+            found[name] = ScalesInitializer(source, name, recipe, blocks)
+        else:
+            found[name] = FloatMatrixInitializer(source, name, recipe, is_table=owner == "embed")
+    return found
+
+
+def block_size(matrix: Matrix) -> int:
+    """The block that a quantized matrix is packed in: its group, or the activation block of a per-row format."""
+    return matrix.form.group_size or matrix.activation_group
+
+

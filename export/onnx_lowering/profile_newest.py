@@ -1,0 +1,181 @@
+"""What each `edge::` operator becomes on ONNX Runtime 1.31: its fused operators, one node each where one exists."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import fx
+
+from export.onnx_lowering.translate import INT64_MAX, MICROSOFT, Emit, Emitter, Profile, Value
+
+ACCURACY_LEVEL = 4  # int8 activations: what KleidiAI and VNNI kernels need
+MROPE_INTERLEAVED = 1
+
+
+def _linear(emitter: Emitter, args: list[Any], node: fx.Node) -> list[Value]:
+    x, codes, scales = args[:3]
+    name = node.name
+    attributes = {
+        "K": codes.in_features,
+        "N": codes.out_features,
+        "bits": codes.bits,
+        "block_size": codes.block_size,
+        "accuracy_level": ACCURACY_LEVEL,
+    }
+    inputs = [emitter.packed(x, name), codes.matrix(emitter), scales.value(emitter)]
+    return [Value(packed=emitter.one(f"{MICROSOFT}::MatMulNBits", inputs, attributes, name))]
+
+
+def _embedding(emitter: Emitter, args: list[Any], node: fx.Node) -> list[Value]:
+    ids, codes, scales = args[:3]
+    attributes = {"bits": codes.bits, "block_size": codes.block_size, "gather_axis": 0, "quantize_axis": 1}
+    inputs = [codes.table(emitter), ids.packed, scales.value(emitter)]
+    return [Value(packed=emitter.one(f"{MICROSOFT}::GatherBlockQuantized", inputs, attributes, node.name))]
+
+
+def _float_linear(emitter: Emitter, args: list[Any], node: fx.Node) -> list[Value]:
+    x, weight = args[:2]
+    return [Value(packed=weight.product(emitter, emitter.packed(x, node.name), node.name))]
+
+
+def _float_embedding(emitter: Emitter, args: list[Any], node: fx.Node) -> list[Value]:
+    weight, ids = args[:2]
+    return [Value(packed=emitter.one("Gather", [weight.table(emitter), ids.packed], {"axis": 0}, node.name))]
+
+
+def _rms_norm(emitter: Emitter, args: list[Any], node: fx.Node) -> list[Value]:
+    x, weight, eps = args
+    attributes = {"axis": -1, "epsilon": eps}
+    if x.heads is None:
+        whole = emitter.packed(x, node.name)
+        return [Value(packed=emitter.one("SimplifiedLayerNormalization", [whole, weight.value(emitter)], attributes, node.name))]
+    whole = emitter.with_heads(x, node.name)
+    normed = emitter.one("SimplifiedLayerNormalization", [whole, weight.value(emitter)], attributes, node.name)
+    return [Value(with_heads=normed, heads=x.heads)]
+
+
+def _add_rms_norm(emitter: Emitter, args: list[Any], node: fx.Node) -> list[Value]:
+    x, residual, weight, eps = args
+    inputs = [emitter.packed(x, node.name), emitter.packed(residual, node.name), weight.value(emitter)]
+    outputs = emitter.node(f"{MICROSOFT}::SkipSimplifiedLayerNormalization", inputs, {"epsilon": eps}, node.name, 4)
+    outputs[1].name, outputs[2].name = "", ""  # mean and inverse deviation are not wanted
+    return [Value(packed=outputs[0]), Value(packed=outputs[3])]
+
+
+def _gated_rms_norm(emitter: Emitter, args: list[Any], node: fx.Node) -> list[Value]:
+    """Three vectorised operators: the fused GatedRMSNorm of 1.31 is scalar code and takes 16 times as long (docs/log.md)."""
+    x, gate, weight, eps = args
+    inputs = [emitter.with_heads(x, f"{node.name}/x"), weight.value(emitter)]
+    normed = emitter.one("SimplifiedLayerNormalization", inputs, {"axis": -1, "epsilon": eps}, f"{node.name}/norm")
+    silu = emitter.one(f"{MICROSOFT}::QuickGelu", [emitter.packed(gate, node.name)], {"alpha": 1.0}, f"{node.name}/silu")
+    flat = emitter.packed(Value(with_heads=normed), f"{node.name}/norm")
+    return [Value(packed=emitter.one("Mul", [flat, silu], {}, node.name), heads=x.heads)]
+
+
+def _l2_norm(emitter: Emitter, args: list[Any], node: fx.Node) -> list[Value]:
+    """x / sqrt(sum x^2 + eps) as an rms norm: the mean of squares is the sum over D, so eps / D and 1 / sqrt(D)."""
+    x, eps = args
+    assert x.heads is not None
+    head_dim = x.heads[1]
+    scale = emitter.float_constant(f"l2_scale_{head_dim}", np.full(head_dim, 1 / math.sqrt(head_dim)))
+    attributes = {"axis": -1, "epsilon": eps / head_dim}
+    normed = emitter.one("SimplifiedLayerNormalization", [emitter.with_heads(x, node.name), scale], attributes, node.name)
+    return [Value(with_heads=normed, heads=x.heads)]
+
+
+def _delta_gate(emitter: Emitter, args: list[Any], node: fx.Node) -> list[Value]:
+    a, b, decay_scale, dt_bias = args
+    inputs = [emitter.packed(a, node.name), dt_bias.value(emitter), decay_scale.value(emitter), emitter.packed(b, node.name)]
+    return [Value(packed=out) for out in emitter.node(f"{MICROSOFT}::LinearAttentionGate", inputs, {}, node.name, 2)]
+
+
+def _gated_delta(emitter: Emitter, args: list[Any], node: fx.Node) -> list[Value]:
+    q, k, v, log_decay, beta, state, scale = args
+    name = node.name
+    assert q.heads is not None and v.heads is not None
+    attributes = {"q_num_heads": q.heads[0], "kv_num_heads": v.heads[0], "update_rule": "gated_delta", "scale": scale}
+    inputs = [emitter.packed(value, name) for value in (q, k, v)]
+    inputs += [state.packed, emitter.packed(log_decay, name), emitter.packed(beta, name)]
+    out, new_state = emitter.node(f"{MICROSOFT}::LinearAttention", inputs, attributes, name, 2)
+    return [Value(packed=out, heads=v.heads), Value(packed=new_state)]
+
+
+def _causal_conv(emitter: Emitter, args: list[Any], node: fx.Node) -> list[Value]:
+    """A plain depthwise Conv over state and input, joined along tokens, then silu.
+
+    ONNX Runtime turns it into its blocked (NCHWc) convolution: 2 to 3.5 times as fast as CausalConvWithState, which is
+    scalar code in 1.31. The state is kept channels-last, (1, K - 1, C), so that joining it needs no transpose.
+    """
+    x, weight, state = args
+    name = node.name
+    channels, width = node.args[1].meta["val"].shape  # type: ignore[union-attr]
+    joined = emitter.one("Concat", [state.packed, emitter.packed(x, name)], {"axis": 1}, f"{name}/joined")
+    image = emitter.one("Reshape", [joined, emitter.constant([0, -1, 1, channels])], {}, f"{name}/image")
+    image = emitter.one("Transpose", [image], {"perm": [0, 3, 1, 2]}, f"{name}/channels_first")  # (1, C, T + K - 1, 1)
+    kernel = weight.value(emitter, (channels, 1, width, 1))
+    image = emitter.one("Conv", [image, kernel], {"group": channels, "kernel_shape": [width, 1]}, f"{name}/conv")
+    image = emitter.one("Transpose", [image], {"perm": [0, 2, 3, 1]}, f"{name}/channels_last")
+    out = emitter.one("Reshape", [image, emitter.constant([0, -1, channels])], {}, f"{name}/flat")
+    silu = emitter.one(f"{MICROSOFT}::QuickGelu", [out], {"alpha": 1.0}, name)
+    bounds = [emitter.constant([1 - width]), emitter.constant([INT64_MAX]), emitter.constant([1])]
+    return [Value(packed=silu), Value(packed=emitter.one("Slice", [joined, *bounds], {}, f"{name}/state"))]
+
+
+def _attention(emitter: Emitter, args: list[Any], node: fx.Node) -> list[Value]:
+    q, k, v, k_cache, v_cache, bounds, scale = args
+    name = node.name
+    assert q.heads is not None and k.heads is not None
+    attributes = {"num_heads": q.heads[0], "kv_num_heads": k.heads[0], "scale": scale, "do_rotary": 0}
+    inputs = [emitter.packed(value, name) for value in (q, k, v)]
+    inputs += [k_cache.packed, v_cache.packed, bounds.last_slots, bounds.total]
+    out, keys, values = emitter.node(f"{MICROSOFT}::GroupQueryAttention", inputs, attributes, name, 3)
+    return [Value(packed=out, heads=q.heads), Value(packed=keys), Value(packed=values)]
+
+
+def _rotary(emitter: Emitter, args: list[Any], node: fx.Node) -> list[Value]:
+    x, positions, cos_table, sin_table, sections = args
+    assert x.heads is not None
+    attributes = {
+        "mrope_section": list(sections),
+        "mrope_layout": MROPE_INTERLEAVED,
+        "num_heads": x.heads[0],
+        "rotary_embedding_dim": 2 * sum(sections),
+    }
+    inputs = [emitter.packed(x, node.name), positions.packed, cos_table.value(emitter), sin_table.value(emitter)]
+    return [Value(packed=emitter.one(f"{MICROSOFT}::MRotaryEmbedding", inputs, attributes, node.name), heads=x.heads)]
+
+
+def _swiglu(emitter: Emitter, args: list[Any], node: fx.Node) -> list[Value]:
+    gate, up = (emitter.packed(value, node.name) for value in args)
+    silu = emitter.one(f"{MICROSOFT}::QuickGelu", [gate], {"alpha": 1.0}, f"{node.name}/silu")
+    return [Value(packed=emitter.one("Mul", [silu, up], {}, node.name))]
+
+
+def _sigmoid_gate(emitter: Emitter, args: list[Any], node: fx.Node) -> list[Value]:
+    x, gate = (emitter.packed(value, node.name) for value in args)
+    sigmoid = emitter.one("Sigmoid", [gate], {}, f"{node.name}/sigmoid")
+    return [Value(packed=emitter.one("Mul", [x, sigmoid], {}, node.name))]
+
+
+TABLE: Mapping[Any, Emit] = {
+    torch.ops.edge.linear.default: _linear,
+    torch.ops.edge.embedding.default: _embedding,
+    torch.ops.aten.linear.default: _float_linear,
+    torch.ops.aten.embedding.default: _float_embedding,
+    torch.ops.edge.rms_norm.default: _rms_norm,
+    torch.ops.edge.add_rms_norm.default: _add_rms_norm,
+    torch.ops.edge.gated_rms_norm.default: _gated_rms_norm,
+    torch.ops.edge.l2_norm.default: _l2_norm,
+    torch.ops.edge.delta_gate.default: _delta_gate,
+    torch.ops.edge.gated_delta.default: _gated_delta,
+    torch.ops.edge.causal_conv.default: _causal_conv,
+    torch.ops.edge.attention.default: _attention,
+    torch.ops.edge.rotary.default: _rotary,
+    torch.ops.edge.swiglu.default: _swiglu,
+    torch.ops.edge.sigmoid_gate.default: _sigmoid_gate,
+}
+
+PROFILE = Profile(oldest_runtime="1.31.0", table=TABLE, conv_state_channels_last=True)
