@@ -1,0 +1,1 @@
+"""Measures artifacts: how fast, how big and how hungry they are, beside what others make of the same checkpoint."""

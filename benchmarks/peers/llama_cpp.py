@@ -1,0 +1,37 @@
+"""llama.cpp at Q4_0, through llama-cpp-python, which may live in a Python of its own (`--llama-python`).
+
+Our writer makes the GGUF, llama.cpp's own quantizer makes it Q4_0, with the types it chooses: Q6_K for the tied
+embedding and head, Q4_0 for the other matrices.
+"""
+
+from benchmarks.subjects import OUT, Build, Context, Peer, Subject, module_command
+
+MODULES = ("gguf",)
+LLAMA_MODULES = ("llama_cpp",)
+
+
+def peer(context: Context) -> Peer:
+    """One file, one runtime."""
+    whole, quantized = f"{OUT}/unquantized.gguf", f"{OUT}/model-q4_0.gguf"
+    build = Build(
+        name="llama-cpp",
+        label="llama.cpp Q4_0",
+        commands=(
+            module_command("benchmarks.workers.build_gguf", "--checkpoint", context.checkpoint, "--file", whole),
+            module_command(
+                "benchmarks.workers.quantize_gguf",
+                *("--source", whole, "--file", quantized, "--threads", context.threads),
+                python=context.llama_python,
+            ),
+        ),
+        weight_bytes=module_command("benchmarks.workers.weight_bytes", "gguf", OUT),
+    )
+    subject = Subject(
+        name="llama-cpp",
+        build=build.name,
+        label="llama.cpp Q4_0",
+        command=module_command(
+            "benchmarks.workers.run_llama_cpp", "--threads", context.threads, python=context.llama_python
+        ),
+    )
+    return Peer(builds=(build,), subjects=(subject,))

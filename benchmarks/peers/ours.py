@@ -1,0 +1,51 @@
+"""Our own exports, each in our runner and in the format's stock runtime.
+
+`--ours NAME=ARGUMENTS` adds more of them: other schemes of the same checkpoint, by the arguments of `python -m export`.
+"""
+
+from benchmarks.subjects import OUT, Build, Context, Peer, Subject, module_command
+
+STOCK_WORKERS = {"onnx": "run_genai", "executorch": "run_text_llm_runner"}
+STOCK_RUNTIMES = {"onnx": "GenAI", "executorch": "TextLLMRunner"}
+DEFAULT_EXPORTS = {
+    "ours-onnx": "--backend onnx --scheme int4 --method rtn --group-size 32",
+    "ours-executorch": "--backend executorch --scheme int4 --method rtn --group-size 32",
+}
+
+
+def peer(context: Context, name: str, arguments: str) -> Peer:
+    """One export with these arguments, in both runtimes."""
+    words = arguments.split()
+    backend = words[words.index("--backend") + 1]
+    build = Build(
+        name=name,
+        label=f"ours, {backend}",
+        commands=(
+            module_command(
+                "export",
+                *("--target", "android", "--model", context.model, "--checkpoint", context.checkpoint),
+                *("--context-length", context.context_length, *words, "--out", OUT),
+            ),
+        ),
+        weight_bytes=module_command("benchmarks.workers.weight_bytes", "manifest", OUT),
+        cacheable=False,
+    )
+    # GenAI is told the threads as its peer is; TextLLMRunner has no such setting
+    stock_threads = ("--threads", context.threads) if backend == "onnx" else ()
+    return Peer(
+        builds=(build,),
+        subjects=(
+            Subject(
+                name=name,
+                build=name,
+                label=f"{name}, in our runner",
+                command=module_command("benchmarks.workers.run_ours", "--threads", context.threads),
+            ),
+            Subject(
+                name=f"{name}-stock",
+                build=name,
+                label=f"{name}, in {STOCK_RUNTIMES[backend]}",
+                command=module_command(f"benchmarks.workers.{STOCK_WORKERS[backend]}", *stock_threads),
+            ),
+        ),
+    )
