@@ -1,7 +1,7 @@
 """Made-up conversations that teach the tiny model to chat.
 
-A model of two million parameters learns a form, not the world: so the questions come from small closed tables (animals,
-numbers, days, capitals, opposites, ...) asked in many ways, and the stories from a grammar with many choices. Everything
+A model of two million parameters learns a form, not the world: so the questions come from small closed tables
+(animals, numbers, days, capitals, ...) asked in many ways, and the stories from a grammar with many choices. Everything
 here was written for this project, so that the weights carry no licence but ours and that of the plain text.
 """
 
@@ -231,7 +231,7 @@ def arithmetic(rng: Random) -> Turn:
 
 def counting(rng: Random) -> Turn:
     """Numbers in order, up or down."""
-    low, high = sorted(rng.sample(range(0, 21), 2))
+    low, high = sorted(rng.sample(range(21), 2))
     numbers = list(range(low, high + 1))
     if rng.random() < 0.3:
         numbers.reverse()
@@ -319,8 +319,8 @@ def listing(rng: Random) -> Turn:
 
 
 SINGLE: Sequence[tuple[Callable[[Random], Turn], float]] = (
-    (animal_fact, 6), (opposite, 2), (capital, 2), (colour, 1.5), (meaning, 1.5), (calendar, 2.5), (days_and_months, 0.7),
-    (arithmetic, 4), (counting, 2), (greeting, 2), (story, 5), (listing, 1.5),
+    (animal_fact, 6), (opposite, 2), (capital, 2), (colour, 1.5), (meaning, 1.5), (calendar, 2.5),
+    (days_and_months, 0.7), (arithmetic, 4), (counting, 2), (greeting, 2), (story, 5), (listing, 1.5),
 )  # fmt: skip
 
 
@@ -340,9 +340,7 @@ def remembered(rng: Random) -> list[Turn]:
         first = Turn(
             question=opening, thought=f"The user is called {name}.", answer=f"Hello {name}! It is nice to meet you."
         )
-        last = Turn(
-            question="What is my name?", thought=f"The user is called {name}.", answer=f"Your name is {name}."
-        )
+        last = Turn(question="What is my name?", thought=f"The user is called {name}.", answer=f"Your name is {name}.")
     else:
         first = Turn(
             question=f"I have {article(animal)}.",

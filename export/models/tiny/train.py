@@ -1,22 +1,20 @@
 """Train the tiny Qwen3.5: `python -m export.models.tiny.train`.
 
 Plain and short on purpose: transformers' own text model, one thread (its chunked delta rule is made of operations too
-small to share), Muon for the matrices and AdamW for the rest, half book and half conversations in every batch. After the
-last step some channels are scaled without changing the function (see rescale.py), because a model this small would
+small to share), Muon for the matrices and AdamW for the rest, half book and half conversations in every batch. After
+the last step some channels are scaled without changing the function (outliers.py), because a model this small would
 otherwise have none of the outliers that make quantization hard.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
-import jinja2
 import numpy
 import torch
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -27,32 +25,44 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import Qwen3_5ForConditionalGeneration
 
-from export.models.tiny import corpus, shape
+from export.models.tiny import card, corpus, outliers, shape
 from export.models.tiny.conversations import Message
+from export.models.tiny.muon import Muon
 
 HERE = Path(__file__).parent
+LOG = "losses.csv"
 TokenIds = NDArray[numpy.int32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A stretch of training at one window length, with its own rise and fall of the learning rates."""
+
+    steps: int
+    batch: int
+    conversation_rows: int  # the first rows of a batch are conversations, the rest book
+    window: int
+    matrix_lr: float
+    other_lr: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that decides the result, given the corpus."""
 
-    steps: int = 1200
-    batch: int = 16
-    window: int = 256
-    matrix_lr: float = 0.02
-    other_lr: float = 4e-3
+    # Short windows learn most per second; a last stretch of long ones teaches positions past 256.
+    stages: tuple[Stage, ...] = (
+        Stage(steps=1600, batch=8, conversation_rows=4, window=256, matrix_lr=0.02, other_lr=4e-3),
+        Stage(steps=120, batch=2, conversation_rows=1, window=1024, matrix_lr=0.005, other_lr=1e-3),
+    )
     warmup_steps: int = 40
     conversations: int = 40_000
-    conversation_share: float = 0.5
     seed: int = 2035
 
 
 def chat_renderer(directory: Path = HERE) -> corpus.Render:
     """Render messages with the checkpoint's own template, as transformers would."""
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.undefined = jinja2.Undefined
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string((directory / "chat_template.jinja").read_text(encoding="utf-8"))
 
     def render(messages: list[Message]) -> str:
@@ -62,15 +72,17 @@ def chat_renderer(directory: Path = HERE) -> corpus.Render:
 
 
 def write_static_files(directory: Path, recipe: Recipe) -> Tokenizer:
-    """Write the tokenizer and the JSON files; the weights come later."""
-    chapters = corpus.read_book()
+    """Write everything but the weights, the card, and the chat template, which is written by hand."""
+    train_texts = corpus.read_book().train
     chats = corpus.conversations(chat_renderer(), seed=recipe.seed, count=4000)
-    tokenizer = shape.build_tokenizer([*chapters.train, *map(_without_markers, chats)])
+    tokenizer = shape.build_tokenizer([*train_texts, *map(_without_markers, chats)])
     tokenizer.save(str(directory / "tokenizer.json"))
     shape.save_json(directory, "tokenizer_config.json", shape.tokenizer_config())
     shape.save_json(directory, "config.json", shape.config())
     shape.save_json(directory, "generation_config.json", shape.generation_config())
     shape.save_json(directory, "preprocessor_config.json", shape.preprocessor_config())
+    if directory != HERE:
+        shutil.copy(HERE / "chat_template.jinja", directory)
     return tokenizer
 
 
@@ -79,6 +91,14 @@ def _without_markers(text: str) -> str:
     for token, _ in shape.ADDED_TOKENS:
         text = text.replace(token, "\n")
     return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paths:
+    """Where a run leaves its weights and its losses on the way."""
+
+    scratch: Path
+    log: Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,21 +121,21 @@ def _encode(tokenizer: Tokenizer, documents: list[str]) -> TokenIds:
     return numpy.concatenate([numpy.array(document.ids + end, dtype=numpy.int32) for document in encoded])
 
 
-def batches(streams: Streams, recipe: Recipe) -> Iterator[Tensor]:
-    """Yield (batch, window + 1) token ids for ever; the first rows are conversations, the rest book."""
-    rng = numpy.random.default_rng(recipe.seed)
-    chat_rows = round(recipe.batch * recipe.conversation_share)
-    sources = [streams.chat] * chat_rows + [streams.book] * (recipe.batch - chat_rows)
-    while True:
-        starts = [int(rng.integers(len(source) - recipe.window - 1)) for source in sources]
-        rows = [source[start : start + recipe.window + 1] for source, start in zip(sources, starts, strict=True)]
+def batches(streams: Streams, stage: Stage, seed: int) -> Iterator[Tensor]:
+    """Yield (batch, window + 1) token ids for every step of the stage."""
+    rng = numpy.random.default_rng(seed)
+    sources = [streams.chat] * stage.conversation_rows + [streams.book] * (stage.batch - stage.conversation_rows)
+    for _ in range(stage.steps):
+        starts = [int(rng.integers(len(source) - stage.window - 1)) for source in sources]
+        rows = [source[start : start + stage.window + 1] for source, start in zip(sources, starts, strict=True)]
         yield torch.from_numpy(numpy.stack(rows).astype(numpy.int64))
 
 
 def new_model(seed: int) -> Qwen3_5ForConditionalGeneration:
     """A freshly initialised model in fp32."""
     torch.manual_seed(seed)
-    return Qwen3_5ForConditionalGeneration(shape.transformers_config()).float()
+    model: Qwen3_5ForConditionalGeneration = Qwen3_5ForConditionalGeneration(shape.transformers_config()).float()
+    return model
 
 
 def token_losses(model: Qwen3_5ForConditionalGeneration, ids: Tensor) -> Tensor:
@@ -125,27 +145,28 @@ def token_losses(model: Qwen3_5ForConditionalGeneration, ids: Tensor) -> Tensor:
     return functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
 
 
-def optimizers(model: Qwen3_5ForConditionalGeneration, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the layers' matrices, AdamW for embedding, convolutions, norms and decay parameters."""
-    named = dict(model.model.language_model.named_parameters())
-    matrices = [p for name, p in named.items() if p.ndim == 2 and name.startswith("layers.")]
-    others = [p for name, p in named.items() if not (p.ndim == 2 and name.startswith("layers."))]
+def optimizers(model: Qwen3_5ForConditionalGeneration, stage: Stage) -> list[torch.optim.Optimizer]:
+    """Muon for the layers' large matrices, AdamW for embedding, convolutions, norms and decay parameters."""
+    text = model.model.language_model
+    matrices = [p for p in text.layers.parameters() if p.ndim == 2 and min(p.shape) >= 64]
+    chosen = set(matrices)
+    others = [p for p in text.parameters() if p not in chosen]
     return [
-        torch.optim.Muon(matrices, lr=recipe.matrix_lr, weight_decay=0.01, momentum=0.95),
-        torch.optim.AdamW(others, lr=recipe.other_lr, betas=(0.9, 0.95), weight_decay=0.0),
+        Muon(matrices, lr=stage.matrix_lr),
+        torch.optim.AdamW(others, lr=stage.other_lr, betas=(0.9, 0.95), weight_decay=0.0),
     ]
 
 
-def train(
-    model: Qwen3_5ForConditionalGeneration, streams: Streams, recipe: Recipe, checkpoint: Path
-) -> list[tuple[float, float]]:
-    """Run all steps; return the (conversation, book) loss of each, in nats per token."""
-    chat_rows = round(recipe.batch * recipe.conversation_share)
-    opts = optimizers(model, recipe)
-    schedules = [torch.optim.lr_scheduler.LambdaLR(opt, lambda step: _lr_factor(step, recipe)) for opt in opts]
+def train_stage(
+    model: Qwen3_5ForConditionalGeneration, streams: Streams, recipe: Recipe, number: int, paths: Paths
+) -> None:
+    """Run all steps of one stage, saving the weights now and then, and log the losses in nats per token."""
+    stage = recipe.stages[number]
+    opts = optimizers(model, stage)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(opt, lambda step: _lr_factor(step, stage, recipe)) for opt in opts]
     history: list[tuple[float, float]] = []
     started = time.monotonic()
-    for step, ids in enumerate(islice(batches(streams, recipe), recipe.steps)):
+    for step, ids in enumerate(batches(streams, stage, recipe.seed + number)):
         losses = token_losses(model, ids)
         losses.mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -153,30 +174,27 @@ def train(
             opt.step()
             schedule.step()
             opt.zero_grad(set_to_none=True)
-        history.append((losses[:chat_rows].mean().item(), losses[chat_rows:].mean().item()))
-        if step % 20 == 19 or step == recipe.steps - 1:
+        rows = stage.conversation_rows
+        history.append((losses[:rows].mean().item(), losses[rows:].mean().item()))
+        if step % 20 == 19 or step == stage.steps - 1:
             chat, book = numpy.mean(history[-20:], axis=0)
-            print(f"step {step + 1} chat {chat:.3f} book {book:.3f} {time.monotonic() - started:.0f}s", flush=True)
+            _log(paths.log, f"{number + 1},{step + 1},{chat:.3f},{book:.3f},{time.monotonic() - started:.0f}")
         if step % 100 == 99:
-            save_file(weights(model), checkpoint)
-    return history
+            save_file(weights(model), paths.scratch)
+    save_file(weights(model), paths.scratch)
 
 
-def _lr_factor(step: int, recipe: Recipe) -> float:
+def _log(path: Path, row: str) -> None:
+    if not path.exists():
+        path.write_text("stage,step,conversation_loss,book_loss,seconds\n", encoding="utf-8")
+    with path.open("a", encoding="utf-8") as file:
+        file.write(row + "\n")
+    print(row, flush=True)
+
+
+def _lr_factor(step: int, stage: Stage, recipe: Recipe) -> float:
     """Linear warm-up, flat, then a linear fall to zero over the last half."""
-    return min((step + 1) / recipe.warmup_steps, 1.0, (recipe.steps - step) / (0.5 * recipe.steps))
-
-
-@torch.no_grad()
-def bits_per_byte(model: Qwen3_5ForConditionalGeneration, tokenizer: Tokenizer, text: str, *, window: int = 256) -> float:
-    """Bits the model needs per byte of the text, read in windows that start with <|endoftext|>."""
-    ids = tokenizer.encode(text).ids
-    start = shape.TOKEN_IDS["<|endoftext|>"]
-    nats = 0.0
-    for offset in range(0, len(ids), window):
-        chunk = torch.tensor([[start, *ids[offset : offset + window]]])
-        nats += token_losses(model, chunk).sum().item()
-    return nats / math.log(2) / len(text.encode())
+    return min((step + 1) / recipe.warmup_steps, 1.0, (stage.steps - step) / (0.5 * stage.steps))
 
 
 def mtp_tensors(seed: int) -> dict[str, Tensor]:
@@ -197,23 +215,43 @@ def save_checkpoint(tensors: dict[str, Tensor], path: Path) -> None:
     """Write the tensors in bf16."""
     rounded = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in sorted(tensors.items())}
     save_file(rounded, path, metadata={"format": "pt"})
+    path.chmod(0o644)  # safetensors makes it readable by its owner only
+
+
+def finish(trained: dict[str, Tensor], directory: Path, recipe: Recipe) -> None:
+    """Add outliers and the MTP layer, write the checkpoint, measure it, write the card."""
+    text = shape.config()["text_config"]
+    heads = outliers.Heads(
+        attention=text["num_attention_heads"],
+        key_value=text["num_key_value_heads"],
+        delta_value=text["linear_num_value_heads"],
+    )
+    grown = outliers.add_outliers(trained, heads, outliers.Outliers(seed=recipe.seed))
+    save_checkpoint(grown | mtp_tensors(recipe.seed), directory / "model.safetensors")
+    chats = list(corpus.conversations(chat_renderer(), seed=recipe.seed, count=4000))
+    card.write(directory, trained, chats, directory / LOG)
 
 
 def main() -> None:
     """Build everything, train, write."""
-    parser = argparse.ArgumentParser(prog="python -m export.models.tiny.train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m export.models.tiny.train", description="Train the tiny Qwen3.5.")
     parser.add_argument("--out", type=Path, default=HERE, help="directory of the checkpoint (default: this one)")
-    parser.add_argument("--steps", type=int, default=Recipe.steps, help="optimiser steps (0: random weights)")
     parser.add_argument("--scratch", type=Path, required=True, help="file for the weights of the run in progress")
+    parser.add_argument("--from-stage", type=int, default=1, help="start at this stage with the weights in --scratch")
     arguments = parser.parse_args()
-    recipe = Recipe(steps=arguments.steps)
+    recipe = Recipe()
     torch.set_num_threads(1)
     tokenizer = write_static_files(arguments.out, recipe)
     model = new_model(recipe.seed)
-    if recipe.steps:
-        train(model, encode_corpus(tokenizer, recipe), recipe, arguments.scratch)
-    save_file(weights(model), arguments.scratch)
-    save_checkpoint(load_file(arguments.scratch) | mtp_tensors(recipe.seed), arguments.out / "model.safetensors")
+    if arguments.from_stage > 1:
+        model.load_state_dict(load_file(arguments.scratch), strict=False)  # the tied head isn't stored
+    streams = encode_corpus(tokenizer, recipe)
+    if arguments.from_stage == 1:
+        (arguments.out / LOG).unlink(missing_ok=True)
+    paths = Paths(scratch=arguments.scratch, log=arguments.out / LOG)
+    for number in range(arguments.from_stage - 1, len(recipe.stages)):
+        train_stage(model, streams, recipe, number, paths)
+    finish(weights(model), arguments.out, recipe)
 
 
 if __name__ == "__main__":
