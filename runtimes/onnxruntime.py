@@ -5,17 +5,12 @@ present at the same time: GroupQueryAttention appends to it in place and reads h
 attention mask. The buffer comes from anonymous memory, so the system commits its pages as tokens reach them and a short
 chat stays small. Convolution and recurrent states are updated in place as well, as onnxruntime-genai does; `verify`
 proves for each artifact that this gives the logits of a one-shot run. A step costs three bindings and one call.
-
-A snapshot copies the fixed-size states at once and rows of the KV cache only when they are about to be overwritten: the
-cache only grows, so until somebody rewinds, an old position's rows are still in place.
 """
 
-import math
 import mmap
 import os
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
-from weakref import WeakSet
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, as the library loads: nothing phones home
 
@@ -23,10 +18,11 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from runtimes.artifact import DTYPE_BYTES, Artifact, StateTensor
+from runtimes.artifact import Artifact, StateTensor
 from runtimes.device import default_threads
-from runtimes.errors import RuntimeFailedError, SnapshotError
-from runtimes.runner import Logits, Tokens, check_tokens, check_version
+from runtimes.errors import RuntimeFailedError
+from runtimes.runner import HALF_WRITTEN, Logits, Tokens, check_tokens, check_version
+from runtimes.state import SequenceState, StateBuffer, StateSnapshot
 
 TOKEN_INPUTS: Final = ("input_ids", "attention_mask", "position_ids")
 LOGITS: Final = "logits"
@@ -35,31 +31,6 @@ ELEMENT_TYPES: Final = {"tensor(float)": np.float32, "tensor(float16)": np.float
 ERROR_LOG_LEVEL: Final = 3
 
 Result = TypeVar("Result")
-
-
-class OrtSnapshot:
-    """A position of one runner: its fixed states, and the KV rows that were overwritten since."""
-
-    def __init__(self, owner: "OnnxRunner", position: int, fixed: list[NDArray[Any]]) -> None:
-        self.owner = owner
-        self.position = position
-        self.fixed = fixed
-        self.kept_from = position  # rows below are still in the runner's buffers, the rest is in `rows`
-        self.rows: list[list[NDArray[Any]]] = []  # per cache tensor, pieces in order of position
-
-
-class StateBuffer:
-    """Memory of one state tensor, bound as its input and its output."""
-
-    def __init__(self, tensor: StateTensor) -> None:
-        self.tensor = tensor
-        self._memory = mmap.mmap(-1, math.prod(tensor.shape) * DTYPE_BYTES[tensor.dtype])
-        self.array: NDArray[Any] = np.frombuffer(self._memory, dtype=tensor.dtype).reshape(tensor.shape)
-
-    def rows(self, start: int, stop: int) -> NDArray[Any]:
-        """The part of a cache that belongs to these positions, as a view."""
-        assert self.tensor.token_axis is not None
-        return self.array[(slice(None),) * self.tensor.token_axis + (slice(start, stop),)]
 
 
 class OnnxRunner:
@@ -73,12 +44,10 @@ class OnnxRunner:
         self.threads = threads
         self._position = 0
         self._failed = False
-        self._snapshots: WeakSet[OrtSnapshot] = WeakSet()
         self._session = _open_session(artifact, threads)
         _check_interface(artifact, self._session)
-        buffers = [StateBuffer(tensor) for tensor in manifest.state]
-        self._fixed = [buffer for buffer in buffers if buffer.tensor.token_axis is None]
-        self._caches = [buffer for buffer in buffers if buffer.tensor.token_axis is not None]
+        buffers = [StateBuffer(tensor=tensor, array=_lazy_zeros(tensor)) for tensor in manifest.state]
+        self._state = SequenceState(buffers)
         self._ids = np.zeros(self.prefill_chunk, np.int64)
         self._positions = np.zeros(POSITION_ROWS * self.prefill_chunk, np.int64)
         self._mask = np.ones(self.context_length, np.int64)
@@ -94,40 +63,27 @@ class OnnxRunner:
         """Append tokens and return the logits after the last one."""
         ids = check_tokens(tokens, self)
         if self._failed:
-            raise RuntimeFailedError("the last call failed and left the state half written; reset or restore first")
-        self._keep_rows_from(self._position)
+            raise RuntimeFailedError(HALF_WRITTEN)
+        self._state.before_write(self._position)
         for start in range(0, ids.size, self.prefill_chunk):
             self._run(ids[start : start + self.prefill_chunk])
         return self._logits.reshape(-1).astype(np.float32)
 
     def reset(self) -> None:
         """Forget the sequence; cached rows stay behind the mask until they are overwritten."""
-        for buffer in self._fixed:
-            buffer.array.fill(0)
+        self._state.clear()
         self._position = 0
         self._failed = False
 
-    def snapshot(self) -> OrtSnapshot:
+    def snapshot(self) -> StateSnapshot:
         """Remember the sequence so far."""
         if self._failed:
-            raise RuntimeFailedError("the last call failed and left the state half written; reset or restore first")
-        snapshot = OrtSnapshot(self, self._position, [buffer.array.copy() for buffer in self._fixed])
-        self._snapshots.add(snapshot)
-        return snapshot
+            raise RuntimeFailedError(HALF_WRITTEN)
+        return self._state.snapshot(self._position)
 
     def restore(self, snapshot: object) -> None:
         """Go back to a snapshot of this runner."""
-        if not isinstance(snapshot, OrtSnapshot) or snapshot.owner is not self:
-            raise SnapshotError("this snapshot was taken from another runner; a snapshot can only return to its own")
-        self._keep_rows_from(snapshot.kept_from, besides=snapshot)
-        for buffer, saved in zip(self._fixed, snapshot.fixed, strict=True):
-            np.copyto(buffer.array, saved)
-        for buffer, pieces in zip(self._caches, snapshot.rows, strict=False):
-            saved = np.concatenate(pieces, axis=buffer.tensor.token_axis)
-            np.copyto(buffer.rows(snapshot.kept_from, snapshot.position), saved)
-        snapshot.kept_from = snapshot.position
-        snapshot.rows = []
-        self._position = snapshot.position
+        self._position = self._state.restore(snapshot)
         self._failed = False
 
     def _run(self, ids: NDArray[np.int64]) -> None:
@@ -157,21 +113,17 @@ class OnnxRunner:
     def _bind_output(self, name: str | None, array: NDArray[Any]) -> None:
         self._binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
 
-    def _keep_rows_from(self, start: int, besides: OrtSnapshot | None = None) -> None:
-        """Before rows from `start` on are overwritten, give the snapshots that still count on them a copy."""
-        for snapshot in self._snapshots:
-            if snapshot is besides or snapshot.kept_from <= start:
-                continue
-            pieces = [buffer.rows(start, snapshot.kept_from).copy() for buffer in self._caches]
-            older = snapshot.rows or [[] for _ in pieces]
-            snapshot.rows = [[piece, *rest] for piece, rest in zip(pieces, older, strict=True)]
-            snapshot.kept_from = start
-
 
 def load_runner(artifact: Artifact, threads: int | None = None) -> OnnxRunner:
     """The runner of an ONNX artifact."""
     check_version(artifact, onnxruntime.__version__)
     return OnnxRunner(artifact, threads or default_threads())
+
+
+def _lazy_zeros(tensor: StateTensor) -> NDArray[Any]:
+    """Zeros that take up memory only where they were touched; numpy's own would ask for huge pages."""
+    memory = mmap.mmap(-1, tensor.bytes)
+    return np.frombuffer(memory, dtype=tensor.dtype).reshape(tensor.shape)
 
 
 def _open_session(artifact: Artifact, threads: int) -> onnxruntime.InferenceSession:

@@ -21,6 +21,8 @@ from runtimes.errors import ContextLimitError, RuntimeUnavailableError, TokenRan
 Tokens = Sequence[int] | NDArray[np.int64]
 Logits = NDArray[np.float32]
 
+HALF_WRITTEN = "the last call failed and left the state half written; reset or restore first"
+
 
 class Snapshot(Protocol):
     """The state of a runner at one position; it stays good until it is dropped, whatever the runner does meanwhile."""

@@ -1,0 +1,139 @@
+"""Run an ExecuTorch artifact: one `.pte` whose method `forward(tokens, input_pos)` keeps its state inside.
+
+The file follows the contract of ExecuTorch's own text runner, so state is never passed: the model clears it when
+`input_pos` is 0. It can still be reached. The exporter emits the names of the mutable buffers, and `get_attribute` then
+gives a tensor that shares their memory, through which snapshots are taken and restored at the speed of a copy. This is
+the one module that brings torch, since ExecuTorch's Python binding takes and returns its tensors.
+"""
+
+import importlib.metadata
+import warnings
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import torch
+from numpy.typing import NDArray
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # the binding warns that it is experimental, torchao about itself
+    from executorch.extension.llm.custom_ops import custom_ops as _llm_operators  # noqa: F401 (registers llama::)
+    from executorch.extension.pybindings import portable_lib
+    from executorch.kernels import quantized as _quantized_operators  # noqa: F401 (registers quantized_decomposed::)
+
+import numpy as np
+
+from runtimes.artifact import Artifact, StateTensor
+from runtimes.device import default_threads
+from runtimes.errors import RuntimeFailedError
+from runtimes.runner import HALF_WRITTEN, Logits, Tokens, check_tokens, check_version
+from runtimes.state import SequenceState, StateBuffer, StateSnapshot
+
+METHOD: Final = "forward"
+
+Result = TypeVar("Result")
+
+
+class ExecutorchRunner:
+    """One sequence in one ExecuTorch method."""
+
+    def __init__(self, artifact: Artifact, threads: int) -> None:
+        manifest = artifact.manifest
+        self.context_length = manifest.context_length
+        self.vocab_size = manifest.vocab_size
+        self.prefill_chunk = manifest.prefill_chunk
+        self.threads = threads
+        self._position = 0
+        self._failed = False
+        self._program = _call(
+            f"open {artifact.model_file}", lambda: portable_lib._load_program(str(artifact.model_file))
+        )
+        self._method = _call(f"load {METHOD!r} of {artifact.model_file}", lambda: self._program.load_method(METHOD))
+        _check_interface(artifact, self._method)
+        self._state = SequenceState([self._buffer(artifact, tensor) for tensor in manifest.state])
+
+    @property
+    def position(self) -> int:
+        return self._position
+
+    def forward(self, tokens: Tokens) -> Logits:
+        """Append tokens and return the logits after the last one."""
+        ids = check_tokens(tokens, self)
+        if self._failed:
+            raise RuntimeFailedError(HALF_WRITTEN)
+        self._state.before_write(self._position)
+        for start in range(0, ids.size, self.prefill_chunk):
+            logits = self._run(ids[start : start + self.prefill_chunk])
+        return logits
+
+    def reset(self) -> None:
+        """Forget the sequence; the model clears its state when it sees position 0."""
+        self._position = 0
+        self._failed = False
+
+    def snapshot(self) -> StateSnapshot:
+        """Remember the sequence so far."""
+        if self._failed:
+            raise RuntimeFailedError(HALF_WRITTEN)
+        return self._state.snapshot(self._position)
+
+    def restore(self, snapshot: object) -> None:
+        """Go back to a snapshot of this runner."""
+        self._position = self._state.restore(snapshot)
+        self._failed = False
+
+    def _run(self, ids: NDArray[np.int64]) -> Logits:
+        """One call of the model on at most `prefill_chunk` tokens."""
+        inputs = (torch.from_numpy(ids.copy()).unsqueeze(0), torch.tensor([self._position]))
+        self._failed = True  # also when a signal interrupts between the call and the new position
+        outputs = _call(
+            f"run {ids.size} tokens after {self._position}", lambda: self._method.call(inputs, clone_outputs=False)
+        )
+        logits: Logits = outputs[0].reshape(-1)[-self.vocab_size :].to(torch.float32, copy=True).numpy()
+        self._position += ids.size
+        self._failed = False
+        return logits
+
+    def _buffer(self, artifact: Artifact, tensor: StateTensor) -> StateBuffer:
+        """The memory of one state tensor inside the program."""
+        found = _call(
+            f"find state {tensor.name!r} in {artifact.model_file}", lambda: self._method.get_attribute(tensor.name)
+        )
+        array: NDArray[Any] = found.numpy()
+        if array.shape != tensor.shape or array.dtype != tensor.dtype:
+            raise RuntimeFailedError(
+                f"{artifact.model_file}: state {tensor.name!r} is {array.dtype} {array.shape}, "
+                f"the manifest says {tensor.dtype} {tensor.shape}; export it again"
+            )
+        return StateBuffer(tensor=tensor, array=array)
+
+
+def load_runner(artifact: Artifact, threads: int | None = None) -> ExecutorchRunner:
+    """The runner of an ExecuTorch artifact; its threads are one pool for the whole process."""
+    check_version(artifact, importlib.metadata.version("executorch"))
+    count = threads or default_threads()
+    portable_lib._unsafe_reset_threadpool(count)
+    return ExecutorchRunner(artifact, count)
+
+
+def _check_interface(artifact: Artifact, method: Any) -> None:
+    """Refuse a program that does not take tokens and a position, or takes fewer tokens than the manifest says."""
+    meta = method.method_meta()
+    if (meta.num_inputs(), meta.num_outputs()) != (2, 1):
+        raise RuntimeFailedError(
+            f"{artifact.model_file}: {METHOD!r} has {meta.num_inputs()} inputs and {meta.num_outputs()} outputs; "
+            "expected tokens and input_pos in, logits out"
+        )
+    most = meta.input_tensor_meta(0).sizes()[-1]
+    if most < artifact.manifest.prefill_chunk:
+        raise RuntimeFailedError(
+            f"{artifact.model_file}: takes {most} tokens a call, the manifest says {artifact.manifest.prefill_chunk}"
+        )
+
+
+def _call(what: str, action: Callable[[], Result]) -> Result:
+    """Run a call into ExecuTorch; its errors are plain RuntimeError with a code."""
+    try:
+        return action()
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise RuntimeFailedError(f"executorch could not {what}: {reason}") from error
