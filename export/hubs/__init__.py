@@ -71,7 +71,7 @@ def disk_error(repository: Repository, error: OSError) -> DownloadError:
 
 def is_disk_error(error: BaseException) -> bool:
     """Tell an error of the local disk from one of the network, which is an OSError too."""
-    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
     return isinstance(error, OSError) and error.errno in numbers
 
 
@@ -81,3 +81,8 @@ def no_network(repository: Repository, endpoint: str, error: object) -> NoNetwor
         f"{repository.hub}: cannot reach {endpoint} for {repository.repository_id} ({error}), and the cache does not "
         "hold it; connect, or give a local directory with --checkpoint"
     )
+
+
+def one_line(error: BaseException) -> str:
+    """Return a client's message, which may run over several lines, on one."""
+    return " ".join(str(error).split())

@@ -18,6 +18,7 @@ from export.hubs import (
     disk_error,
     is_disk_error,
     no_network,
+    one_line,
 )
 
 ID_FIELD = "hub_id"
@@ -79,4 +80,6 @@ def _named(repository: Repository, access: HubAccess, error: Exception) -> Downl
         return no_network(repository, endpoint, error.__cause__ or "offline mode")
     if is_disk_error(error) and isinstance(error, OSError):
         return disk_error(repository, error)
-    return PartialDownloadError(f"{where}: the transfer from {endpoint} stopped ({error}); run again to resume")
+    return PartialDownloadError(
+        f"{where}: the transfer from {endpoint} stopped ({one_line(error)}); run again to resume"
+    )

@@ -22,6 +22,7 @@ from export.hubs import (
     disk_error,
     is_disk_error,
     no_network,
+    one_line,
 )
 
 ID_FIELD = "modelscope_id"
@@ -78,4 +79,6 @@ def _named(repository: Repository, access: HubAccess, error: Exception) -> Downl
     on_disk = [one for one in failed if is_disk_error(one)]
     if on_disk and isinstance(on_disk[0], OSError):
         return disk_error(repository, on_disk[0])
-    return PartialDownloadError(f"{where}: the transfer from {endpoint} stopped ({error}); run again to resume")
+    return PartialDownloadError(
+        f"{where}: the transfer from {endpoint} stopped ({one_line(error)}); run again to resume"
+    )
