@@ -13,6 +13,7 @@ from export.onnx_lowering.graph import write_graph
 from export.onnx_lowering.profile_newest import PROFILE
 from export.quantized import QuantizedCheckpoint
 from export.schemes import Layout
+from export.sizes import model_bytes
 
 SUMMARY = "ONNX Runtime's fused operators, 4- and 8-bit weights, int8 activations; also opens in onnxruntime-genai"
 RUNTIME = "onnxruntime"
@@ -32,6 +33,11 @@ def check(layout: Layout, config: ModelConfig) -> None:
                 f"onnx cannot pack {unit} as {form}: MatMulNBits takes blocks of {', '.join(map(str, BLOCK_SIZES))}; "
                 "use --group-size 32, 64 or 128"
             )
+
+
+def estimate_bytes(layout: Layout, config: ModelConfig) -> int:
+    """Bytes of the weights: float32 scales, per-row formats in blocks."""
+    return model_bytes(layout, config, scale_bytes=4, row_block=ROW_BLOCK)
 
 
 def lower(

@@ -1,0 +1,154 @@
+"""Write `manifest.json`: what was made, from what, with which tools, and how it was checked. The reader is runtimes/artifact.py."""
+
+import hashlib
+import os
+import platform
+from dataclasses import replace
+from importlib.metadata import version
+from math import prod
+from pathlib import Path
+from typing import Any, cast
+
+from export.backends import Lowered, WrittenState
+from export.plan import Build, Plan
+from export.sources import ResolvedCheckpoint
+from export.spec import digest
+from export.text_files import CHAT_TEMPLATE, TOKENIZER, TextFiles
+from export.user_cache import write_atomically
+from runtimes.artifact import (
+    DTYPE_BYTES,
+    MANIFEST_NAME,
+    FileEntry,
+    Inputs,
+    Manifest,
+    Measured,
+    RuntimeVersion,
+    Source,
+    StateKind,
+    StateTensor,
+    read_manifest,
+)
+from runtimes.errors import ProjectError
+
+EXPORTER_VERSION = 1  # raise when the same inputs give other files
+TOOLCHAIN = ("torch", "onnx_ir", "onnxruntime", "executorch", "torchao", "safetensors", "tokenizers")
+
+
+def spec_hash(plan: Plan, build: Build) -> str:
+    """The hash of everything beside the checkpoint that determines an artifact's files."""
+    return digest(
+        {
+            "exporter": EXPORTER_VERSION,
+            "backend": build.backend,
+            "layout": {name: str(form) for name, form in build.layout.items()},
+            "method": plan.spec.method,
+            "context_length": plan.spec.context_length,
+            "modality": plan.spec.modality,
+            "threads": plan.threads,
+            "toolchain": toolchain(),
+        }
+    )
+
+
+def toolchain() -> dict[str, str]:
+    """Versions of what makes the files."""
+    return {"python": platform.python_version(), **{name: version(name) for name in TOOLCHAIN}}
+
+
+def is_up_to_date(place: Path, wanted_spec: str, checkpoint_hash: str) -> bool:
+    """Whether a sealed artifact made from these inputs lies there, its files as long as it says."""
+    try:
+        manifest = read_manifest(place)
+    except ProjectError:
+        return False
+    if (manifest.inputs.spec_hash, manifest.inputs.checkpoint_hash) != (wanted_spec, checkpoint_hash):
+        return False
+    return manifest.measured.parity is not None and all(_length(place / entry.path) == entry.bytes for entry in manifest.files)
+
+
+def artifact_manifest(
+    plan: Plan,
+    build: Build,
+    resolved: ResolvedCheckpoint,
+    text: TextFiles,
+    lowered: Lowered,
+    hashes: tuple[str, str],
+) -> Manifest:
+    """The manifest of the files in an artifact's directory, not yet verified."""
+    module = build.module
+    return Manifest(
+        model=plan.model,
+        source=_source(resolved, hashes[1]),
+        weights=resolved.weights,
+        scheme=plan.spec.scheme,
+        method=plan.spec.method,
+        backend=build.backend,
+        runtime=RuntimeVersion(name=module.RUNTIME, version=version(module.RUNTIME), oldest_version=module.OLDEST_RUNTIME),
+        context_length=plan.spec.context_length,
+        prefill_chunk=lowered.prefill_chunk,
+        vocab_size=plan.config.vocab_size,
+        eos_token_ids=text.eos_token_ids,
+        pad_token_id=text.pad_token_id,
+        model_file=lowered.model_file,
+        tokenizer_file=TOKENIZER,
+        chat_template_file=CHAT_TEMPLATE if text.chat_template is not None else None,
+        reference_file="reference.safetensors",
+        modalities=("text",),
+        threads=plan.threads,
+        state=tuple(_state(entry) for entry in lowered.state),
+        files=file_entries(lowered.files[0].parent),
+        bytes_read_per_decoded_token=lowered.bytes_read_per_token,
+        toolchain=toolchain(),
+        inputs=Inputs(spec_hash=hashes[0], checkpoint_hash=hashes[1]),
+        measured=Measured(parity=None, quality=None),
+    )
+
+
+def write_manifest(directory: Path, manifest: Manifest, parity: dict[str, Any] | None = None) -> None:
+    """Put `manifest.json` in place in one step, after the files it names are on the disk."""
+    for entry in manifest.files:
+        with (directory / entry.path).open("rb") as file:
+            os.fsync(file.fileno())
+    measured = replace(manifest.measured, parity=parity)
+    write_atomically(directory / MANIFEST_NAME, replace(manifest, measured=measured).to_json().encode())
+
+
+def file_entries(directory: Path) -> tuple[FileEntry, ...]:
+    """Every file of the directory but the manifest, with length and sha256."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST_NAME)
+    return tuple(
+        FileEntry(path=path.relative_to(directory).as_posix(), bytes=path.stat().st_size, sha256=_sha256(path)) for path in files
+    )
+
+
+def _source(resolved: ResolvedCheckpoint, checkpoint_hash: str) -> Source:
+    kind = cast(Any, resolved.source)
+    return Source(
+        kind=kind,
+        id=resolved.hub_id or resolved.path.resolve().name,
+        revision=resolved.revision,
+        sha256=checkpoint_hash if resolved.source in ("local", "random") else None,
+    )
+
+
+def _state(entry: WrittenState) -> StateTensor:
+    return StateTensor(
+        name=entry.name,
+        kind=cast(StateKind, entry.kind),
+        layer=entry.layer,
+        shape=entry.shape,
+        dtype=cast(Any, entry.dtype),
+        bytes=prod(entry.shape) * DTYPE_BYTES[entry.dtype],
+        input_name=entry.input_name,
+        output_name=entry.output_name,
+        token_axis=entry.token_axis,
+    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _length(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else -1

@@ -1,0 +1,175 @@
+"""Record what an artifact must answer: logits of its quantized weights in eager torch, one layer in memory at a time.
+
+The eager decoder emulates the runtime's activation quantization, so the comparison is like with like: what remains is
+the order of additions, and int8 codes that fall on the other side of a rounding. What quantization itself costs is
+another question (quality). The format of `reference.safetensors` is described in runtimes/reference.py.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+from torch import Tensor
+
+from export import operators as edge
+from export.backends import LoweringRequest
+from export.decoder import Activations, Layer, Matrix, Model, Part, Plain, Recipe, Rope, rope_table, text_positions
+from export.materialize import materialize
+from export.quantized import QuantizedCheckpoint
+from export.schemes import FLOAT
+from export.state import state_tensors
+from export.weights import EMBEDDING, HEAD, units
+
+FORMAT = "1"
+FLOAT_TOLERANCE = 1e-4  # largest logit error relative to the largest logit
+QUANTIZED_TOLERANCE = 1e-4  # mean Kullback-Leibler divergence, nats
+PROMPT_TOKENS = 200
+FULL_POSITIONS = 4
+LONG_POSITIONS = 8
+TOP = 64
+TOKENS_AT_ONCE = 512
+ROWS_AT_ONCE = 16384
+
+Progress = Callable[[str, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """A token sequence and the positions whose logits are wanted: all of `full`, the best of `top`."""
+
+    tokens: Tensor
+    full: tuple[int, ...]
+    top: tuple[int, ...]
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        return tuple(sorted({*self.full, *self.top}))
+
+
+def record_reference(
+    store: QuantizedCheckpoint,
+    request: LoweringRequest,
+    activations: Activations,
+    prompt_ids: Sequence[int],
+    path: Path,
+    progress: Progress,
+) -> None:
+    """Write `reference.safetensors` for the cases "prompt" and "long"."""
+    arrays: dict[str, Any] = {}
+    for name, case in cases(prompt_ids, request.context_length).items():
+        logits = stream_logits(store, request, activations, case, progress)
+        arrays |= {f"{name}.{field}": array for field, array in _arrays(case, logits).items()}
+    quantized = any(not form.is_float for form in request.layout.values())
+    metadata = {
+        "format": FORMAT,
+        "emulation": activations.kind if quantized else "none",
+        "tolerance_kind": "quantized" if quantized else "float",
+        "tolerance": repr(QUANTIZED_TOLERANCE if quantized else FLOAT_TOLERANCE),
+    }
+    save_file(arrays, path, metadata=metadata)
+
+
+def cases(prompt_ids: Sequence[int], context_length: int) -> dict[str, Recorded]:
+    """The prompt with every position recorded, and one sequence that fills the context, its last positions recorded."""
+    count = max(2, min(PROMPT_TOKENS, context_length - 1))
+    prompt = torch.tensor(np.resize(np.array(prompt_ids, dtype=np.int64), count))
+    long = torch.tensor(np.resize(np.array(prompt_ids, dtype=np.int64), context_length))
+    spread = sorted({round(share * (count - 1)) for share in np.linspace(0.25, 1.0, FULL_POSITIONS)})
+    last = range(max(0, context_length - LONG_POSITIONS), context_length)
+    return {
+        "prompt": Recorded(tokens=prompt, full=tuple(spread), top=tuple(range(count))),
+        "long": Recorded(tokens=long, full=(), top=tuple(last)),
+    }
+
+
+@torch.no_grad()
+def stream_logits(
+    store: QuantizedCheckpoint, request: LoweringRequest, activations: Activations, case: Recorded, progress: Progress
+) -> Tensor:
+    """Logits (positions, vocab) of one sequence, teacher-forced, with one layer's weights in memory at a time."""
+    config = request.config
+    model = Model(config, request.layout, activations, {unit.name: unit for unit in units(config)}, fuse_quantized=True)
+    tokens = case.tokens.numel()
+    tables = rope_table(config, tokens, "cos"), rope_table(config, tokens, "sin")
+    state = state_tensors(config, tokens)
+    residual, update = _embed(store, case.tokens), None
+    for index in range(config.num_layers):
+        layer = _load(Layer(model, index), store)
+        pair = (torch.zeros(state[2 * index].shape), torch.zeros(state[2 * index + 1].shape))
+        updates, residuals = [], []
+        for start in range(0, tokens, TOKENS_AT_ONCE):
+            part = slice(start, start + TOKENS_AT_ONCE)
+            rope = Rope(
+                text_positions(start, min(TOKENS_AT_ONCE, tokens - start)), torch.tensor([start]), *tables, config.mrope_section
+            )
+            before = None if update is None else update[:, part]
+            after, kept, pair = layer(before, residual[:, part], rope, pair, False)
+            updates.append(after)
+            residuals.append(kept)
+        update, residual = torch.cat(updates, dim=1), torch.cat(residuals, dim=1)
+        progress(f"reference layer {index + 1} of {config.num_layers}", tokens)
+    assert update is not None
+    wanted = list(case.positions)
+    norm = materialize(Recipe(field="one_plus", parts=(Part(unit="norm.weight"),)), store, tokens)
+    x, _ = edge.add_rms_norm(update[0, wanted], residual[0, wanted], norm, config.rms_norm_eps)
+    return _head(store, x, activations)
+
+
+def _load(layer: Layer, store: QuantizedCheckpoint) -> Layer:
+    for module in layer.modules():
+        if isinstance(module, Matrix | Plain):
+            for name, recipe in module.recipes.items():
+                module.get_buffer(name).copy_(materialize(recipe, store, 1))
+    return layer
+
+
+def _embed(store: QuantizedCheckpoint, tokens: Tensor) -> Tensor:
+    """Embedding rows (1, T, hidden), reading the table block by block."""
+    found = torch.empty(1, tokens.numel(), store.config.hidden_size)
+    for rows in _row_blocks(store.config.vocab_size):
+        inside = (tokens >= rows.start) & (tokens < rows.stop)
+        if inside.any():
+            found[0, inside] = _weight(store, EMBEDDING, rows)[tokens[inside] - rows.start]
+    return found
+
+
+def _head(store: QuantizedCheckpoint, x: Tensor, activations: Activations) -> Tensor:
+    """Logits (positions, vocab) of normed hidden states (positions, hidden), block by block of the vocabulary."""
+    unit = EMBEDDING if store.config.tie_word_embeddings else HEAD
+    form = store.layout[unit]
+    if form != FLOAT:
+        x = edge.quantize_activation(x, activations.kind, activations.group(x.shape[-1], form.group_size))
+    logits = torch.empty(x.shape[0], store.config.vocab_size)
+    for rows in _row_blocks(store.config.vocab_size):
+        logits[:, rows] = x @ _weight(store, unit, rows).T
+    return logits
+
+
+def _weight(store: QuantizedCheckpoint, unit: str, rows: slice) -> Tensor:
+    if store.layout[unit].is_float:
+        return store.weight(unit, rows)
+    return edge.dequantize(store.codes(unit, rows), store.scales(unit, rows))
+
+
+def _row_blocks(rows: int) -> list[slice]:
+    return [slice(start, min(start + ROWS_AT_ONCE, rows)) for start in range(0, rows, ROWS_AT_ONCE)]
+
+
+def _arrays(case: Recorded, logits: Tensor) -> dict[str, Any]:
+    place = {position: row for row, position in enumerate(case.positions)}
+    full = logits[[place[position] for position in case.full]]
+    best = logits[[place[position] for position in case.top]]
+    values, ids = best.topk(min(TOP, logits.shape[1]), dim=-1)
+    return {
+        "tokens": case.tokens.numpy(),
+        "full_positions": np.array(case.full, dtype=np.int64),
+        "full_logits": full.contiguous().numpy(),
+        "top_positions": np.array(case.top, dtype=np.int64),
+        "top_ids": ids.to(torch.int32).contiguous().numpy(),
+        "top_logits": values.contiguous().numpy(),
+        "lse": torch.logsumexp(best.double(), dim=-1).float().numpy(),
+    }
