@@ -10,24 +10,29 @@ import onnxruntime_genai
 
 from runtimes.artifact import Artifact
 from runtimes.errors import RuntimeFailedError
-from runtimes.stock import Script, Turn
-from runtimes.tokenizer import Tokenizer
+from runtimes.stock import Answers, Script, Traits, Turn
 
-NAME = f"onnxruntime-genai {onnxruntime_genai.__version__}"
-CAN_CHOOSE_EOS = True  # by an overlay over the artifact's configuration
+TRAITS = Traits(
+    name=f"onnxruntime-genai {onnxruntime_genai.__version__}",
+    chooses_eos=True,
+    keeps_last_token=True,
+    checks_first_token=True,
+    shows_tokens=True,
+)
 
 
-def run_script(artifact: Artifact, script: Script, _tokenizer: Tokenizer) -> list[list[int]]:
-    """The greedy choices of onnxruntime-genai, turn by turn."""
+def run_script(artifact: Artifact, script: Script) -> Answers:
+    """The greedy choices of onnxruntime-genai; its end tokens are laid over the artifact's configuration."""
     try:
         config = onnxruntime_genai.Config(str(artifact.path))
         config.overlay(json.dumps({"model": {"eos_token_id": list(script.eos_token_ids)}}))
-        parameters = onnxruntime_genai.GeneratorParams(model := onnxruntime_genai.Model(config))
+        model = onnxruntime_genai.Model(config)
+        parameters = onnxruntime_genai.GeneratorParams(model)
         parameters.set_search_options(do_sample=False, max_length=artifact.manifest.context_length)
         generator = onnxruntime_genai.Generator(model, parameters)
-        return [_run_turn(generator, turn) for turn in script.turns]
+        return Answers(turns=[_run_turn(generator, turn) for turn in script.turns])
     except Exception as error:  # its errors are plain exceptions
-        raise RuntimeFailedError(f"{NAME} failed on {artifact.path}: {error}") from error
+        raise RuntimeFailedError(f"{TRAITS.name} failed on {artifact.path}: {error}") from error
 
 
 def _run_turn(generator: onnxruntime_genai.Generator, turn: Turn) -> list[int]:
@@ -38,6 +43,6 @@ def _run_turn(generator: onnxruntime_genai.Generator, turn: Turn) -> list[int]:
         tokens.append(int(generator.get_next_tokens()[0]))
         if generator.is_done():
             return tokens
-    # the last token is still to be run; appending more would drop it, asking for its logits runs it
+    # the last token has not run yet; appending would drop it, asking for its logits runs it
     generator.get_logits()
     return tokens

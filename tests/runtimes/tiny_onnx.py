@@ -7,7 +7,7 @@ tested against real state semantics without the exporter. Weights are random and
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -186,18 +186,16 @@ def state_entries() -> list[dict[str, Any]]:
     return [{**entry, "dtype": "float32", "bytes": int(np.prod(entry["shape"])) * 4} for entry in entries]
 
 
-def tiny_tokenizer() -> Tokenizer:
-    """A byte-level BPE tokenizer with the special tokens of ChatML."""
+def tiny_tokenizer(alphabet: Sequence[str] | None = None) -> Tokenizer:
+    """A byte-level BPE tokenizer with the special tokens of ChatML; by default over all bytes."""
+    letters = pre_tokenizers.ByteLevel.alphabet() if alphabet is None else list(alphabet)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(
-        CORPUS, trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
-    )
-    tokenizer.add_special_tokens(
-        [AddedToken(text, special=True) for text in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")]
-    )
+    trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=letters, show_progress=False)
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    special = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+    tokenizer.add_special_tokens([AddedToken(text, special=True) for text in special])
     return tokenizer
 
 
@@ -232,7 +230,7 @@ def genai_config(vocab_size: int, eos_token_ids: list[int]) -> dict[str, Any]:
         "type": "qwen3_5_text",
         "bos_token_id": eos_token_ids[0],
         "eos_token_id": eos_token_ids,
-        "pad_token_id": eos_token_ids[0],
+        "pad_token_id": eos_token_ids[-1],  # onnxruntime-genai masks it out, so it must not be one of a prompt
         "context_length": CONTEXT_LENGTH,
         "vocab_size": vocab_size,
         "decoder": decoder,
