@@ -2,7 +2,8 @@
 
 Memory is sampled: the sum of resident sizes over the tree, every 50 ms, together with each process's own high-water
 mark (VmHWM), which no sampling can miss. The larger of the two is the peak. A page mapped by two processes of the
-tree counts twice, as it does in most tools.
+tree counts twice, as it does in most tools. Workers that are timed are not sampled: they read their own high-water
+mark, and looking at them would take time from them.
 """
 
 import json
@@ -22,6 +23,8 @@ from benchmarks.process_memory import read_status
 __all__ = ["ProcessMeasurement", "last_json_line", "run_measured", "run_worker"]
 
 SAMPLE_SECONDS = 0.05
+SAMPLES_PER_TREE_LOOK = 20
+"""Listing a process's descendants walks all of /proc, so it is done once a second."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,26 +42,26 @@ def run_measured(
     """Run `command` to its end and return its cost and its stdout; stderr goes to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     stdout_path = log.with_suffix(".stdout")
-    children_before = os.times()
+    cpu_before_s = _children_cpu_s()
+    started = time.perf_counter()
     with log.open("wb") as stderr, stdout_path.open("wb") as stdout:
-        started = time.perf_counter()
         process = subprocess.Popen(command, stdout=stdout, stderr=stderr, env={**os.environ, **environment})
         peak_rss_bytes = _watch(process)
-        wall_s = time.perf_counter() - started
-    children_after = os.times()
-    if process.returncode != 0:
-        raise WorkerFailedError(name, f"exit status {process.returncode} from {' '.join(command)!r}", log)
-    cpu_s = (children_after.children_user + children_after.children_system) - (
-        children_before.children_user + children_before.children_system
-    )
-    cost = ProcessMeasurement(wall_s=wall_s, cpu_s=cpu_s, peak_rss_bytes=peak_rss_bytes)
+    wall_s = time.perf_counter() - started
+    _check_status(name, command, process.returncode, log)
+    cost = ProcessMeasurement(wall_s=wall_s, cpu_s=_children_cpu_s() - cpu_before_s, peak_rss_bytes=peak_rss_bytes)
     return cost, stdout_path.read_text(errors="replace")
 
 
 def run_worker(name: str, command: Sequence[str], *, log: Path, environment: Mapping[str, str]) -> dict[str, Any]:
-    """Run a worker that ends with one JSON object on stdout, and return that object."""
-    _, stdout = run_measured(name, command, log=log, environment=environment)
-    result = last_json_line(stdout)
+    """Run a worker that ends with one JSON object on stdout, undisturbed, and return that object."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as stderr:
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=stderr, env={**os.environ, **environment}, check=False
+        )
+    _check_status(name, command, done.returncode, log)
+    result = last_json_line(done.stdout.decode(errors="replace"))
     if result is None:
         raise WorkerFailedError(name, "no JSON object on its last line of stdout", log)
     return result
@@ -77,28 +80,34 @@ def last_json_line(stdout: str) -> dict[str, Any] | None:
     return None
 
 
+def _check_status(name: str, command: Sequence[str], status: int | None, log: Path) -> None:
+    if status != 0:
+        raise WorkerFailedError(name, f"exit status {status} from {' '.join(command)!r}", log)
+
+
+def _children_cpu_s() -> float:
+    times = os.times()
+    return times.children_user + times.children_system
+
+
 def _watch(process: subprocess.Popen[bytes]) -> int:
-    root = psutil.Process(process.pid)
-    peak_sum = 0
-    peak_of_one = 0
+    """Wait for the end of a process and return the peak of its tree."""
+    tree: list[int] = []
+    sample = peak_of_sum = peak_of_one = 0
     while process.poll() is None:
-        resident, highest = _tree_memory(root)
-        peak_sum = max(peak_sum, resident)
-        peak_of_one = max(peak_of_one, highest)
+        if sample % SAMPLES_PER_TREE_LOOK == 0:
+            tree = _descendants(process.pid)
+        status = [read_status(pid) for pid in tree]
+        peak_of_sum = max(peak_of_sum, sum(one.get("VmRSS", 0) for one in status))
+        peak_of_one = max(peak_of_one, *(one.get("VmHWM", 0) for one in status), 0)
+        sample += 1
         time.sleep(SAMPLE_SECONDS)
-    return max(peak_sum, peak_of_one)
+    return max(peak_of_sum, peak_of_one)
 
 
-def _tree_memory(root: psutil.Process) -> tuple[int, int]:
-    """Resident bytes summed over a process tree, and the largest high-water mark in it."""
-    resident = 0
-    highest = 0
+def _descendants(pid: int) -> list[int]:
+    """A process and everything below it, as far as it still runs."""
     try:
-        tree = [root, *root.children(recursive=True)]
+        return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
     except psutil.NoSuchProcess:
-        return 0, 0
-    for process in tree:
-        status = read_status(process.pid)
-        resident += status.get("VmRSS", 0)
-        highest = max(highest, status.get("VmHWM", 0))
-    return resident, highest
+        return []

@@ -1,7 +1,7 @@
 """What Linux says about a process's memory, in bytes: the Vm and Rss lines of /proc/PID/status.
 
-VmHWM is the resident high-water mark, RssAnon the part that no file backs and that a phone can't drop. Only the standard
-library, so that looking costs a worker nothing.
+VmHWM is the resident high-water mark, RssAnon the part that no file backs and that a phone can't drop. Only the
+standard library, so that looking costs a worker nothing.
 """
 
 import os

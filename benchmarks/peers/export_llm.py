@@ -6,7 +6,7 @@ upper bound is one token short of the length it announces, so prompts of exactly
 A `.pte` holds the tied table twice: as the head, in the delegate, and as the embedding, of which a step reads one row.
 """
 
-from benchmarks.subjects import OUT, Build, Context, Peer, Subject, module_command
+from benchmarks.subjects import OUT, Build, Context, Peer, Subject, module_command, package_versions
 
 MODULES = ("executorch", "torchao")
 BEST_SEQUENCE = 1024
@@ -15,9 +15,7 @@ CONTEXT_LENGTH = 2048
 
 def peer(context: Context) -> Peer:
     """The documented export and the best one."""
-    documented = _build(
-        context, "export-llm-documented", "export_llm, static, embedding 4,32", "4,32", CONTEXT_LENGTH
-    )
+    documented = _build(context, "export-llm-documented", "export_llm, static, embedding 4,32", "4,32", CONTEXT_LENGTH)
     best = _build(
         context, "export-llm-best", "export_llm, dynamic, embedding 8,0", "8,0", BEST_SEQUENCE, "--dynamic-shape"
     )
@@ -44,6 +42,7 @@ def _build(context: Context, name: str, label: str, embedding: str, max_seq_leng
                 *more,
             ),
         ),
+        made_by=package_versions("executorch", "torchao"),
         weight_bytes=module_command(
             "benchmarks.workers.weight_bytes", "pte", OUT, "--less", _embedding_bytes(context, embedding)
         ),

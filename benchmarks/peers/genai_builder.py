@@ -7,7 +7,7 @@ both when running: the 262144 it writes makes GenAI fill gigabytes of cache. Sou
 `python -m onnxruntime_genai.models.builder --help`.
 """
 
-from benchmarks.subjects import OUT, Build, Context, Peer, Subject, module_command
+from benchmarks.subjects import OUT, Build, Context, Peer, Subject, module_command, package_versions
 
 MODULES = ("onnxruntime_genai", "onnx")
 OPTIONS = ("block_size=32", "accuracy_level=4", "exclude_mtp=true")
@@ -41,8 +41,7 @@ def _build(context: Context, name: str, label: str, *more: str) -> Build:
     return Build(
         name=name,
         label=label,
-        commands=(
-            module_command("onnxruntime_genai.models.builder", *options, "--extra_options", *OPTIONS, *more),
-        ),
+        commands=(module_command("onnxruntime_genai.models.builder", *options, "--extra_options", *OPTIONS, *more),),
+        made_by=package_versions("onnxruntime-genai"),
         weight_bytes=module_command("benchmarks.workers.weight_bytes", "onnx", OUT),
     )

@@ -4,7 +4,7 @@ Our writer makes the GGUF, llama.cpp's own quantizer makes it Q4_0, with the typ
 embedding and head, Q4_0 for the other matrices.
 """
 
-from benchmarks.subjects import OUT, Build, Context, Peer, Subject, module_command
+from benchmarks.subjects import OUT, Build, Context, Peer, Subject, module_command, package_versions
 
 MODULES = ("gguf",)
 LLAMA_MODULES = ("llama_cpp",)
@@ -24,6 +24,7 @@ def peer(context: Context) -> Peer:
                 python=context.llama_python,
             ),
         ),
+        made_by=package_versions("gguf"),
         weight_bytes=module_command("benchmarks.workers.weight_bytes", "gguf", OUT),
     )
     subject = Subject(

@@ -3,7 +3,7 @@
 `--ours NAME=ARGUMENTS` adds more of them: other schemes of the same checkpoint, by the arguments of `python -m export`.
 """
 
-from benchmarks.subjects import OUT, Build, Context, Peer, Subject, module_command
+from benchmarks.subjects import OUT, Build, Context, Peer, Subject, module_command, source_hash
 
 STOCK_WORKERS = {"onnx": "run_genai", "executorch": "run_text_llm_runner"}
 STOCK_RUNTIMES = {"onnx": "GenAI", "executorch": "TextLLMRunner"}
@@ -28,7 +28,7 @@ def peer(context: Context, name: str, arguments: str) -> Peer:
             ),
         ),
         weight_bytes=module_command("benchmarks.workers.weight_bytes", "manifest", OUT),
-        cacheable=False,
+        made_by=(source_hash("export"),),
     )
     # GenAI is told the threads as its peer is; TextLLMRunner has no such setting
     stock_threads = ("--threads", context.threads) if backend == "onnx" else ()

@@ -6,7 +6,7 @@ checkpoint's config.json. Source: executorch 1.5.1, examples/models/qwen3_5 and 
 
 import argparse
 import json
-import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +95,8 @@ def main() -> None:
     convert_weights(str(options.checkpoint), str(options.out / "checkpoint.pth"))
     export_llama(export_config(options, eos_token_ids(options.checkpoint)))
     # a copy of the weights that no user ships
-    os.remove(options.out / "checkpoint.pth")
-    print(json.dumps({"file": PTE_NAME, "bytes": (options.out / PTE_NAME).stat().st_size}))
+    (options.out / "checkpoint.pth").unlink()
+    sys.stdout.write(json.dumps({"file": PTE_NAME, "bytes": (options.out / PTE_NAME).stat().st_size}) + "\n")
 
 
 if __name__ == "__main__":

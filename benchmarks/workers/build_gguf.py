@@ -8,6 +8,7 @@ more value than key heads. Vectors and the convolution are fp32, matrices keep t
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,8 @@ def tile_value_heads(tensor: torch.Tensor, axis: int, text: dict[str, Any], head
     groups = text["linear_num_key_heads"]
     repeats = text["linear_num_value_heads"] // groups
     split = tensor.unflatten(axis, (groups, repeats, head_dim))
-    return split.transpose(axis, axis + 1).flatten(axis, axis + 2).contiguous()
+    tiled: torch.Tensor = split.transpose(axis, axis + 1).flatten(axis, axis + 2)
+    return tiled.contiguous()
 
 
 def with_tiled_heads(name: str, tensor: torch.Tensor, text: dict[str, Any]) -> torch.Tensor:
@@ -164,7 +166,7 @@ def main() -> None:
     options = parser.parse_args()
     options.file.parent.mkdir(parents=True, exist_ok=True)
     write_gguf(options.checkpoint, options.file)
-    print(json.dumps({"file": options.file.name, "bytes": options.file.stat().st_size}))
+    sys.stdout.write(json.dumps({"file": options.file.name, "bytes": options.file.stat().st_size}) + "\n")
 
 
 if __name__ == "__main__":

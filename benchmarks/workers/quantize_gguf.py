@@ -6,6 +6,7 @@ type, Q6_K. ssm_beta stays as it was, ssm_alpha doesn't.
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import llama_cpp
@@ -25,7 +26,7 @@ def main() -> None:
         raise SystemExit(f"llama_model_quantize returned {status} for {options.source}")
     # the unquantized file is an intermediate that nobody ships
     options.source.unlink()
-    print(json.dumps({"file": options.file.name, "bytes": options.file.stat().st_size}))
+    sys.stdout.write(json.dumps({"file": options.file.name, "bytes": options.file.stat().st_size}) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ prompt is tokenized. The number of steps is what it reports: a model that writes
 import json
 from pathlib import Path
 
-import executorch.extension.llm.custom_ops.custom_ops  # noqa: F401  # registers llama::
+import executorch.extension.llm.custom_ops.custom_ops  # registers llama::
 import executorch.kernels.quantized  # noqa: F401  # registers quantized_decomposed::
 from executorch.extension.llm.runner import GenerationConfig, Stats, TextLLMRunner
 
