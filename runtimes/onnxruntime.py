@@ -46,7 +46,7 @@ class OnnxRunner:
         self._failed = False
         self._session = _open_session(artifact, threads)
         _check_interface(artifact, self._session)
-        buffers = [StateBuffer(tensor=tensor, array=_lazy_zeros(tensor)) for tensor in manifest.state]
+        buffers = [StateBuffer(tensor=tensor, array=lazy_zeros(tensor)) for tensor in manifest.state]
         self._state = SequenceState(buffers)
         self._ids = np.zeros(self.prefill_chunk, np.int64)
         self._positions = np.zeros(POSITION_ROWS * self.prefill_chunk, np.int64)
@@ -120,7 +120,7 @@ def load_runner(artifact: Artifact, threads: int | None = None) -> OnnxRunner:
     return OnnxRunner(artifact, threads or default_threads())
 
 
-def _lazy_zeros(tensor: StateTensor) -> NDArray[Any]:
+def lazy_zeros(tensor: StateTensor) -> NDArray[Any]:
     """Zeros that take up memory only where they were touched; numpy's own would ask for huge pages."""
     memory = mmap.mmap(-1, tensor.bytes)
     return np.frombuffer(memory, dtype=tensor.dtype).reshape(tensor.shape)

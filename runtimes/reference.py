@@ -239,3 +239,6 @@ def _check_shapes(place: Path, name: str, parts: Mapping[str, NDArray[Any]], art
     for part, limit in limits.items():
         if parts[part].size and not 0 <= int(parts[part].min()) <= int(parts[part].max()) < limit:
             raise ReferenceFileError(f"{place}: {name}.{part} has values outside 0 to {limit - 1}")
+    for part in ("full_logits", "top_logits", "lse"):
+        if not np.isfinite(parts[part]).all():
+            raise ReferenceFileError(f"{place}: {name}.{part} is not finite; a model that gives NaN proves nothing")

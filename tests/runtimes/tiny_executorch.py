@@ -58,7 +58,7 @@ class TinyModel(torch.nn.Module):
         self.sum.copy_(sums[:, -1:])
         x = x + sums
         start = input_pos[0].item()
-        torch._check_is_size(start)
+        torch._check(start >= 0)
         torch._check(start < CONTEXT_LENGTH)
         query, key, value = ((x @ weight).reshape(1, count, HEADS, -1) for weight in (self.query, self.key, self.value))
         torch.ops.llama.update_cache(key, self.key_cache, start)
