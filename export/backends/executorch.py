@@ -1,0 +1,172 @@
+"""ExecuTorch: one `.pte` on XNNPACK and the LLM custom kernels, for the stock text runners."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from export.backends import Lowered, LoweringRequest, WrittenState
+from export.capture import capture, fake_tensors
+from export.config import ModelConfig
+from export.decoder import Activations, Decoder
+from export.errors import LoweringError, UnsupportedSchemeError
+from export.executorch_lowering.program import ProgramBuilder
+from export.executorch_lowering.pte import write_pte
+from export.executorch_lowering.tensors import Dynamic, Element, Shape, Value
+from export.executorch_lowering.translate import Inputs, Translation
+from export.quantized import QuantizedCheckpoint
+from export.schemes import Layout
+from export.sizes import model_bytes
+from export.state import StateTensor, state_tensors, zero_state
+
+SUMMARY = "XNNPACK and ExecuTorch's LLM kernels, 4- and 8-bit weights, int8 activations; also opens in TextLLMRunner"
+RUNTIME = "executorch"
+OLDEST_RUNTIME = "1.5.0"  # the first with llama::gated_delta_rule
+PREFILL_CHUNK = 128
+ACTIVATIONS = Activations(kind="int8_token")
+MODEL_FILE = "model.pte"
+BLOCK = 32
+
+
+def check(layout: Layout, config: ModelConfig) -> None:  # noqa: ARG001 (every backend's signature)
+    """Refuse what XNNPACK cannot hold."""
+    for unit, form in layout.items():
+        if form.bits == 4 and (form.group_size is None or form.group_size % BLOCK):
+            raise UnsupportedSchemeError(
+                f"executorch cannot pack {unit} as {form}: XNNPACK takes 4-bit groups that are a multiple of {BLOCK}; "
+                "use --group-size 32, 64 or 128"
+            )
+        if form.bits == 8 and form.group_size is not None:
+            raise UnsupportedSchemeError(
+                f"executorch cannot pack {unit} as {form}: XNNPACK takes 8-bit codes with one scale a row; "
+                "use the scheme int8"
+            )
+
+
+def estimate_bytes(layout: Layout, config: ModelConfig) -> int:
+    """Bytes of the weights: bfloat16 scales for 4 bits, a tied table once."""
+    return model_bytes(layout, config, scale_bytes=2, row_block=None)
+
+
+def lower(
+    store: QuantizedCheckpoint, request: LoweringRequest, directory: Path, progress: Callable[[str, int], None]
+) -> Lowered:
+    """Write model.pte."""
+    decoder, captured = _capture(request)
+    builder = ProgramBuilder()
+    inputs = _inputs(builder, request)
+    translation = Translation(builder, store, request.context_length, inputs)
+    recipes = {f"decoder.{name}": recipe for name, recipe in decoder.recipes().items()}
+    logits = translation.run(captured, recipes)
+    file = directory / MODEL_FILE
+    write_pte(file, builder, [inputs.tokens, inputs.start], logits, _metadata(request))
+    progress("program", file.stat().st_size)
+    return Lowered(
+        model_file=MODEL_FILE,
+        files=(file,),
+        state=tuple(_written(tensor, value) for tensor, value in zip(inputs.state_tensors, inputs.state, strict=True)),
+        prefill_chunk=PREFILL_CHUNK,
+        bytes_read_per_token=_bytes_read(builder, inputs),
+        activations=ACTIVATIONS,
+        details={"delegate": "XnnpackBackend", "delegate_calls": len(builder.regions), "kernels": _kernels(builder)},
+    )
+
+
+class _Text(nn.Module):
+    """The decoder with its state as arguments; only the logits are asked for, a backend keeps the state itself."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, tokens: Tensor, positions: Tensor, start: Tensor, state: list[Tensor]) -> tuple[Tensor]:
+        logits, _ = self.decoder(tokens, positions, start, state, last_only=True)
+        return (logits,)
+
+
+def _capture(request: LoweringRequest) -> tuple[Decoder, ExportedProgram]:
+    length = Dim("tokens", min=1, max=PREFILL_CHUNK)
+    with fake_tensors():
+        decoder = Decoder(request.config, request.layout, request.context_length, ACTIVATIONS)
+        state = zero_state(request.config, request.context_length)
+        tokens, start = torch.zeros(1, 8, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
+        args = (tokens, tokens.expand(3, 1, 8), start, state)
+        shapes = ({1: length}, {2: length}, None, [None] * len(state))
+        return decoder, capture(_Text(decoder), args, shapes)
+
+
+def _inputs(builder: ProgramBuilder, request: LoweringRequest) -> Inputs:
+    tensors = state_tensors(request.config, request.context_length)
+    return Inputs(
+        tokens=builder.tensor((1, Dynamic(PREFILL_CHUNK)), Element.INT64),
+        start=builder.tensor((1,), Element.INT64),
+        state=tuple(builder.state(tensor.name, _stored_shape(tensor)) for tensor in tensors),
+        state_tensors=tensors,
+    )
+
+
+def _stored_shape(tensor: StateTensor) -> Shape:
+    """The convolution's state and the caches have time before channels and heads here."""
+    if tensor.kind == "conv":
+        batch, channels, kept = tensor.shape
+        return (batch, kept, channels)
+    if tensor.kind == "recurrent":
+        return tensor.shape
+    batch, heads, slots, width = tensor.shape
+    return (batch, slots, heads, width)
+
+
+def _written(tensor: StateTensor, value: Value) -> WrittenState:
+    return WrittenState(
+        name=tensor.name,
+        kind=tensor.kind,
+        layer=tensor.layer,
+        shape=tuple(int(size) for size in value.shape),
+        dtype="float32",
+        token_axis=None if tensor.token_axis is None else 1,
+        input_name=None,
+        output_name=None,
+    )
+
+
+def _metadata(request: LoweringRequest) -> dict[str, Sequence[int | bool]]:
+    """What ExecuTorch's text runners read (extension/llm/runner/constants.h)."""
+    found: dict[str, Sequence[int | bool]] = {
+        "get_max_seq_len": [PREFILL_CHUNK],
+        "get_max_context_len": [request.context_length],
+        "get_vocab_size": [request.config.vocab_size],
+        "get_n_layers": [request.config.num_layers],
+        "use_kv_cache": [True],
+        "use_sdpa_with_kv_cache": [True],
+        "enable_dynamic_shape": [True],
+        "get_eos_ids": list(request.eos_token_ids),
+    }
+    if request.bos_token_id is not None:
+        found["get_bos_id"] = [request.bos_token_id]
+    return found
+
+
+def _bytes_read(builder: ProgramBuilder, inputs: Inputs) -> int:
+    """Weights of the delegates, and the fixed-size state read and written."""
+    weights = sum(data.nbytes for data in builder.named.values())
+    state = sum(tensor.num_bytes for tensor in inputs.state_tensors if tensor.token_axis is None)
+    return weights + 2 * state
+
+
+EXPECTED_KERNELS = ("llama::gated_delta_rule", "llama::update_cache", "llama::custom_sdpa")
+
+
+def _kernels(builder: ProgramBuilder) -> dict[str, int]:
+    """How often the program calls each kernel."""
+    counts: dict[str, int] = {}
+    for call in builder.calls:
+        index = getattr(call.instruction.instr_args, "op_index", None)
+        if index is not None:
+            name = builder.operators[index].name
+            counts[name] = counts.get(name, 0) + 1
+    missing = [name for name in EXPECTED_KERNELS if name not in counts]
+    if missing:
+        raise LoweringError(f"executorch program lacks {', '.join(missing)}; the decoder's graph has changed")
+    return dict(sorted(counts.items()))

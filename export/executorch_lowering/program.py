@@ -1,0 +1,291 @@
+"""An ExecuTorch program under construction: values, instructions, delegates, and the memory plan.
+
+Written instruction by instruction in the terms of ExecuTorch's own schema (exir/schema.py) rather than emitted from a
+graph, for two things that emission cannot express. Recurrent state is double-buffered: a step reads one buffer, writes
+the other, and the last instructions exchange the two handles (`MoveCall`), so that no state is ever copied back, and a
+call that fails half-way leaves the state as it was. And constants may share bytes with a delegate's.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from executorch.exir import schema
+from executorch.exir.scalar_type import ScalarType
+from numpy.typing import NDArray
+
+from export.executorch_lowering.tensors import Element, Shape, Value, is_dynamic
+from export.executorch_lowering.xnnpack import Blob, Region, blob_of
+
+XNNPACK = "XnnpackBackend"
+ALIGNMENT = 64
+ARENA = 1  # index of the one planned buffer; 0 is reserved
+OVERREAD_BYTES = 128  # XNNPACK kernels may read past the end of a tensor
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A value that an instruction fills with an integer or a truth value."""
+
+    index: int
+
+
+Argument = Value | Slot | int | float | bool | None
+
+
+@dataclass
+class Constant:
+    """A tensor whose bytes are in the file; `shared` names the same bytes in the named data."""
+
+    data: NDArray[Any]
+    shared: Blob | None = None
+
+
+@dataclass(frozen=True)
+class Call:
+    """A kernel or a delegate at its place in the program."""
+
+    instruction: schema.Instruction
+    reads: tuple[Value, ...] = ()
+    writes: tuple[Value, ...] = ()
+    region: Region | None = None
+
+
+@dataclass
+class ProgramBuilder:
+    """One method, `forward`."""
+
+    values: list[schema.EValue] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    operators: list[schema.Operator] = field(default_factory=list)
+    tensors: dict[Value, schema.Tensor] = field(default_factory=dict)
+    persistent: list[Value] = field(default_factory=list)
+    constants: list[Constant] = field(default_factory=list)
+    named: dict[str, NDArray[Any]] = field(default_factory=dict)
+    region: Region | None = None
+    regions: list[Region] = field(default_factory=list)
+    numbers: dict[tuple[type, object], int] = field(default_factory=dict)
+
+    # -- values ------------------------------------------------------------------------------------------------------
+
+    def tensor(self, shape: Shape, element: Element = Element.FLOAT32) -> Value:
+        """A tensor of the program that a kernel will write."""
+        value = Value(shape=shape, element=element)
+        self._declare(value)
+        return value
+
+    def state(self, name: str, shape: Shape) -> Value:
+        """A float32 tensor that lives from call to call; `Method.get_attribute(name)` finds it."""
+        value = self.tensor(shape)
+        self.tensors[value].extra_tensor_info = schema.ExtraTensorInfo(fully_qualified_name=name)
+        return self.keep(value)
+
+    def keep(self, value: Value) -> Value:
+        """Give the tensor memory of its own for the whole life of the method."""
+        self.persistent.append(value)
+        return value
+
+    def constant(self, data: NDArray[Any], element: Element, shared: Blob | None = None) -> Value:
+        """A tensor whose bytes are in the file."""
+        value = Value(shape=data.shape, element=element)
+        self._declare(value)
+        self.constants.append(Constant(data, shared))
+        self.tensors[value].data_buffer_idx = len(self.constants)  # 0 means: not constant
+        return value
+
+    def number(self, number: int | float | bool | None) -> int:
+        """Index of a constant that is no tensor."""
+        key = (type(number), number)
+        if key not in self.numbers:
+            kinds = {bool: schema.Bool, int: schema.Int, float: schema.Double}
+            content = schema.Null() if number is None else kinds[type(number)](number)
+            self.numbers[key] = self._append(content)
+        return self.numbers[key]
+
+    def named_data(self, data: NDArray[Any]) -> Blob:
+        """Put an array into the named data, which delegates read by key."""
+        blob = blob_of(data)
+        self.named.setdefault(blob.key, data)
+        return blob
+
+    # -- instructions ------------------------------------------------------------------------------------------------
+
+    def open_region(self) -> Region:
+        """The XNNPACK graph that takes further operators."""
+        if self.region is None:
+            self.region = Region(self.named_data)
+            self.regions.append(self.region)
+        return self.region
+
+    def close_region(self) -> None:
+        """Call the open XNNPACK graph here."""
+        if self.region is not None:
+            call = schema.DelegateCall(delegate_index=len(self.regions) - 1, args=[])
+            self.calls.append(Call(schema.Instruction(call), region=self.region))
+            self.region = None
+
+    def kernel(self, name: str, overload: str, args: Sequence[Argument], outs: Sequence[Value]) -> None:
+        """Call an out-variant kernel: its arguments, its outputs, and what it returns (the outputs again)."""
+        reads = tuple(arg for arg in args if isinstance(arg, Value))
+        indices = [self._index(arg) for arg in args]
+        results = [self.require(value) for value in outs]
+        returned = results if len(results) == 1 else [self._append(schema.TensorList(results))]
+        self._kernel_call(name, overload, [*indices, *results, *returned], reads, tuple(outs))
+
+    def primitive(self, name: str, overload: str, args: Sequence[Argument]) -> Slot:
+        """Compute an integer or a truth value."""
+        reads = tuple(arg for arg in args if isinstance(arg, Value))
+        result = Slot(self._append(schema.Int(0)))
+        self._kernel_call(name, overload, [*(self._index(arg) for arg in args), result.index], reads, ())
+        return result
+
+    def clear_if(self, condition: Slot, states: Sequence[Value]) -> None:
+        """Where the condition holds, fill the states with zeros, whatever is in them (also NaN)."""
+        jump = schema.JumpFalseCall(cond_value_index=condition.index, destination_instruction=0)
+        self.calls.append(Call(schema.Instruction(jump)))
+        for state in states:
+            sizes = self._append(schema.IntList([self.number(int(size)) for size in state.shape]))
+            self._kernel_call("aten::zeros", "out", [sizes, *[self.require(state)] * 2], (), (state,))
+        jump.destination_instruction = len(self.calls)
+
+    def exchange(self, pairs: Sequence[tuple[Value, Value]]) -> None:
+        """Swap the handles of each pair: what was written becomes what the next call reads."""
+        spare = self._append(schema.Null())
+        for old, new in pairs:
+            for source, target in ((old, None), (new, old), (None, new)):
+                move = schema.MoveCall(
+                    move_from=spare if source is None else self.require(source),
+                    move_to=spare if target is None else self.require(target),
+                )
+                self.calls.append(Call(schema.Instruction(move)))
+
+    def require(self, value: Value) -> int:
+        """Index of a tensor for the program; a value made in a region becomes one of the delegate's outputs."""
+        if value.program_id is None:
+            assert value.region is not None
+            if value.region is self.region:
+                self.close_region()
+            value.region.hand_out(value)
+            self._declare(value)
+        assert value.program_id is not None
+        return value.program_id
+
+    def finish(self, output: Value) -> None:
+        """Close the last region and hand out every value that crosses from one region to another."""
+        self.close_region()
+        self.require(output)
+        for region in self.regions:
+            for value in region.inputs:
+                self.require(value)
+
+    # -- the finished method -----------------------------------------------------------------------------------------
+
+    def plan(
+        self, inputs: Sequence[Value], outputs: Sequence[Value], segment_of: Mapping[Region, int]
+    ) -> schema.ExecutionPlan:
+        """Fill in delegate arguments, plan memory, and return the method."""
+        calls = [self._with_arguments(call) for call in self.calls]
+        arena = self._plan_memory(calls, [*inputs, *outputs])
+        return schema.ExecutionPlan(
+            name="forward",
+            container_meta_type=schema.ContainerMetadata(encoded_inp_str="", encoded_out_str=""),
+            values=self.values,
+            inputs=[self.require(value) for value in inputs],
+            outputs=[self.require(value) for value in outputs],
+            chains=[_chain([call.instruction for call in calls])],
+            operators=self.operators,
+            delegates=[self._delegate(segment_of[region]) for region in self.regions],
+            non_const_buffer_sizes=[0, arena],
+        )
+
+    def _with_arguments(self, call: Call) -> Call:
+        if call.region is None:
+            return call
+        assert isinstance(call.instruction.instr_args, schema.DelegateCall)
+        arguments = [*call.region.inputs, *call.region.outputs]
+        call.instruction.instr_args.args = [self.require(value) for value in arguments]
+        return Call(call.instruction, tuple(call.region.inputs), tuple(call.region.outputs), call.region)
+
+    def _plan_memory(self, calls: Sequence[Call], kept: Sequence[Value]) -> int:
+        """Place every tensor in one arena, largest first, at the lowest offset that is free during its life."""
+        lives: dict[Value, tuple[int, int]] = {value: (0, len(calls)) for value in (*self.persistent, *kept)}
+        for moment, call in enumerate(calls):
+            for value in (*call.reads, *call.writes):
+                if self.tensors[value].data_buffer_idx == 0:
+                    first, last = lives.get(value, (moment, moment))
+                    lives[value] = (min(first, moment), max(last, moment))
+        placed: list[tuple[int, int, tuple[int, int]]] = []  # offset, end, life
+        for value in sorted(lives, key=lambda value: (-value.num_bytes, lives[value], value.program_id)):
+            size = -(-value.num_bytes // ALIGNMENT) * ALIGNMENT
+            first, last = lives[value]
+            offset = 0
+            for start, end, (born, died) in sorted(placed):
+                if born <= last and first <= died:
+                    if offset + size <= start:
+                        break
+                    offset = max(offset, end)
+            placed.append((offset, offset + size, (first, last)))
+            self.tensors[value].allocation_info = schema.AllocationDetails(
+                memory_id=ARENA, memory_offset_low=offset & 0xFFFFFFFF, memory_offset_high=offset >> 32
+            )
+        return max(end for _, end, _ in placed) + OVERREAD_BYTES
+
+    def _delegate(self, segment: int) -> schema.BackendDelegate:
+        place = schema.BackendDelegateDataReference(location=schema.DataLocation.SEGMENT, index=segment)
+        return schema.BackendDelegate(id=XNNPACK, processed=place, compile_specs=[])
+
+    def _index(self, argument: Argument) -> int:
+        if isinstance(argument, Value):
+            return self.require(argument)
+        return argument.index if isinstance(argument, Slot) else self.number(argument)
+
+    def _kernel_call(
+        self, name: str, overload: str, args: list[int], reads: tuple[Value, ...], writes: tuple[Value, ...]
+    ) -> None:
+        operator = schema.Operator(name=name, overload=overload)
+        if operator not in self.operators:
+            self.operators.append(operator)
+        call = schema.KernelCall(op_index=self.operators.index(operator), args=args)
+        self.calls.append(Call(schema.Instruction(call), reads, writes))
+
+    def _declare(self, value: Value) -> None:
+        tensor = schema.Tensor(
+            scalar_type=ScalarType(value.element),
+            storage_offset=0,
+            sizes=[int(size) for size in value.shape],
+            dim_order=list(range(len(value.shape))),
+            requires_grad=False,
+            layout=0,
+            data_buffer_idx=0,
+            allocation_info=None,
+            shape_dynamism=schema.TensorShapeDynamism.DYNAMIC_BOUND
+            if is_dynamic(value.shape)
+            else schema.TensorShapeDynamism.STATIC,
+        )
+        self.tensors[value] = tensor
+        value.program_id = self._append(tensor)
+
+    def _append(self, content: schema.KernelTypes) -> int:
+        self.values.append(schema.EValue(content))
+        return len(self.values) - 1
+
+
+def getter(name: str, numbers: Sequence[int | bool]) -> schema.ExecutionPlan:
+    """A method without arguments that returns constants: how a runner reads metadata."""
+    kinds = {bool: schema.Bool, int: schema.Int}
+    values = [schema.EValue(kinds[type(number)](number)) for number in numbers]
+    return schema.ExecutionPlan(
+        name=name,
+        container_meta_type=schema.ContainerMetadata(encoded_inp_str="", encoded_out_str=""),
+        values=values,
+        inputs=[],
+        outputs=list(range(len(values))),
+        chains=[_chain([])],
+        operators=[],
+        delegates=[],
+        non_const_buffer_sizes=[0],
+    )
+
+
+def _chain(instructions: list[schema.Instruction]) -> schema.Chain:
+    return schema.Chain(inputs=[], outputs=[], instructions=instructions, stacktrace=None)

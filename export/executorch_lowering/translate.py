@@ -1,0 +1,441 @@
+"""From the decoder's captured graph to an ExecuTorch program: what each `edge::` operator becomes.
+
+Everything is an XNNPACK operator except what needs a kernel of its own: the embedding, the gated delta rule, attention
+and its cache, and slices along time. Those close the open XNNPACK graph, so a layer costs one delegate call.
+"""
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.fx import Node
+
+from export.decoder import Part, Recipe
+from export.errors import LoweringError
+from export.executorch_lowering.program import ProgramBuilder, Slot
+from export.executorch_lowering.tensors import Element, Value
+from export.executorch_lowering.xnnpack import Region, Weights
+from export.materialize import materialize, select_rows
+from export.quantized import QuantizedCheckpoint
+from export.state import StateTensor
+
+INT64_MAX = 2**63 - 1
+FLOAT32_CODE = 6  # ScalarType of the embedding's result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """The graph's own inputs, as program values."""
+
+    tokens: Value
+    start: Value
+    state: tuple[Value, ...]  # in the decoder's order
+    state_tensors: tuple[StateTensor, ...]
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A tensor of the decoder, made when an operator asks for it."""
+
+    name: str
+    recipe: Recipe
+
+
+@dataclass
+class Translation:
+    """One walk over the graph."""
+
+    program: ProgramBuilder
+    store: QuantizedCheckpoint
+    context_length: int
+    inputs: Inputs
+    values: dict[Node, Any] = field(default_factory=dict)
+    written_state: dict[Value, Value] = field(default_factory=dict)  # what is read: what is written in its stead
+    tails: list[tuple[Value, Value]] = field(default_factory=list)  # inputs of a convolution, and its state
+    tables: dict[Part, Weights] = field(default_factory=dict)  # the embedding, and the head where tied
+    rope_rows: tuple[Value, Value] | None = None
+    position: Slot | None = None
+
+    def run(self, captured: ExportedProgram, recipes: Mapping[str, Recipe]) -> Value:
+        """Translate every node; returns the logits."""
+        users = iter([self.inputs.tokens, None, self.inputs.start, *self.inputs.state])
+        kinds = {spec.arg.name: spec for spec in captured.graph_signature.input_specs}
+        self.position = self.program.primitive("aten::_local_scalar_dense", "", [self.inputs.start])
+        self._clear_at_start()
+        for node in captured.graph.nodes:
+            if node.op == "placeholder":
+                spec = kinds[node.name]
+                is_input = spec.kind is InputKind.USER_INPUT
+                self.values[node] = next(users) if is_input else Buffer(str(spec.target), recipes[str(spec.target)])
+            elif node.op == "call_function" and node.users:
+                self.values[node] = self._translate(node)
+            elif node.op == "output":
+                logits = self.values[node.args[0][0]]
+        self.program.require(logits)
+        self._keep_tails()
+        self.program.exchange(list(self.written_state.items()))
+        assert isinstance(logits, Value)
+        return logits
+
+    def _clear_at_start(self) -> None:
+        assert self.position is not None
+        at_start = self.program.primitive("executorch_prim::eq", "Scalar", [self.position, 0])
+        fixed = [
+            value
+            for value, tensor in zip(self.inputs.state, self.inputs.state_tensors, strict=True)
+            if tensor.token_axis is None
+        ]
+        self.program.clear_if(at_start, fixed)
+
+    def _keep_tails(self) -> None:
+        """The last inputs of each convolution become its next state."""
+        for joined, state in self.tails:
+            kept = state.shape[1]
+            self.program.kernel(
+                "aten::slice_copy", "Tensor_out", [joined, 1, -kept, INT64_MAX, 1], [self.next_state(state)]
+            )
+
+    def next_state(self, state: Value) -> Value:
+        """The buffer that takes the state's new value; the program exchanges the two at its end."""
+        written = self.program.keep(self.program.tensor(state.shape))
+        self.written_state[state] = written
+        return written
+
+    def rope(self, cos: Buffer, sin: Buffer) -> tuple[Value, Value]:
+        """Rows of the rotary tables for the tokens of this call, sliced once: (1, T, 1, R) each."""
+        if self.rope_rows is None:
+            program, tokens = self.program, self.inputs.tokens
+            count = program.primitive("aten::sym_size", "int", [tokens, 1])
+            assert self.position is not None
+            end = program.primitive("executorch_prim::add", "Scalar", [self.position, count])
+            rows = []
+            for buffer in (cos, sin):
+                data = self.array(buffer)
+                table = program.constant(data.reshape(1, data.shape[0], 1, data.shape[1]), Element.FLOAT32)
+                row = program.tensor((1, tokens.shape[1], 1, data.shape[1]))
+                program.kernel("aten::slice_copy", "Tensor_out", [table, 1, self.position, end, 1], [row])
+                rows.append(row)
+            self.rope_rows = rows[0], rows[1]
+        return self.rope_rows
+
+    def is_tied(self, codes: Buffer) -> bool:
+        """Whether this matrix is also the embedding table."""
+        return codes.recipe.parts[0] in self.tables
+
+    def table(self, codes: Buffer) -> Weights:
+        """The embedding's bytes: 4-bit pairs in the embedding kernel's order, the even column in the high nibble."""
+        part = codes.recipe.parts[0]
+        if part not in self.tables:
+            self.tables[part] = self.weights(part, swapped=True)
+        return self.tables[part]
+
+    def _translate(self, node: Node) -> Any:
+        translate = TABLE.get(node.target)
+        if translate is None:
+            if isinstance(node.meta.get("val"), torch.SymInt | int) or node.target in ARITHMETIC:
+                return None  # sizes: shapes are followed here, not read from the graph
+            raise LoweringError(f"executorch has no lowering of {node.target} ({node.name}); add it to {__name__}")
+        args = [self._argument(arg) for arg in node.args]
+        return translate(self, node, *args)
+
+    def _argument(self, arg: Any) -> Any:
+        if isinstance(arg, Node):
+            return self.values[arg]
+        if isinstance(arg, list | tuple):
+            return [self._argument(member) for member in arg]
+        return arg
+
+    # -- tensors of the checkpoint ------------------------------------------------------------------------------------
+
+    def array(self, buffer: Buffer) -> NDArray[np.float32]:
+        """A small float32 tensor."""
+        made: NDArray[np.float32] = materialize(buffer.recipe, self.store, self.context_length).numpy()
+        return made
+
+    def weights(self, part: Part, swapped: bool = False) -> Weights:
+        """One part of a matrix; codes go over as the store holds them (XNNPACK's own order), `swapped` in pairs."""
+        form = self.store.layout[part.unit]
+        shape = self._shape(part)
+        if form.is_float:
+            data = select_rows(self.store.weight(part.unit), part, self.store.config).numpy()
+            return Weights(shape=shape, bits=32, group_size=None, codes=self.program.named_data(data), scales=None)
+        codes = select_rows(self.store.packed(part.unit), part, self.store.config)
+        if swapped and form.bits == 4:
+            codes = (codes >> 4) | (codes << 4)
+        scales = scale_bytes(select_rows(self.store.scales(part.unit), part, self.store.config), form.bits)
+        named = self.program.named_data
+        return Weights(
+            shape=shape, bits=form.bits, group_size=form.group_size, codes=named(codes.numpy()), scales=named(scales)
+        )
+
+    def _shape(self, part: Part) -> tuple[int, int]:
+        entry = self.store.entries[f"{part.unit}.{'weight' if self.store.layout[part.unit].is_float else 'codes'}"]
+        rows, columns = entry.shape
+        if part.rows != "all":
+            rows //= 2
+        return rows, columns * (2 if self.store.layout[part.unit].bits == 4 else 1)
+
+
+def scale_bytes(scales: torch.Tensor, bits: int) -> NDArray[Any]:
+    """Scales as XNNPACK reads them: bfloat16 per group for 4 bits, float32 per row for 8."""
+    if bits == 4:
+        return scales.to(torch.bfloat16).view(torch.uint16).numpy()
+    return scales.float().reshape(-1).numpy()
+
+
+# -- shapes and slices ------------------------------------------------------------------------------------------------
+
+
+def _getitem(_: Translation, __: Node, source: Any, index: int) -> Any:
+    return source[index]
+
+
+def _split(translation: Translation, _: Node, x: Any, sizes: list[int], axis: int = 0) -> list[Value]:
+    if isinstance(x, list):
+        return x  # the products of a fused matrix: one per part already
+    region = translation.program.open_region()
+    starts = [sum(sizes[:index]) for index in range(len(sizes))]
+    return [region.slice(x, axis, start, size) for start, size in zip(starts, sizes, strict=True)]
+
+
+def _unflatten(translation: Translation, _: Node, x: Value, axis: int, sizes: list[int]) -> Value:
+    axis %= len(x.shape)
+    return translation.program.open_region().reshape(x, (*x.shape[:axis], *sizes, *x.shape[axis + 1 :]))
+
+
+def _flatten(translation: Translation, _: Node, x: Value, axis: int) -> Value:
+    return translation.program.open_region().reshape(x, (*x.shape[:axis], prod(x.shape[axis:])))
+
+
+def _last_token(translation: Translation, node: Node, x: Value, axis: int, start: int, end: int) -> Value:
+    """x[:, -1:], a kernel of its own: XNNPACK cannot count from the end of a dynamic axis."""
+    if (axis, start, end) != (1, -1, INT64_MAX):
+        raise LoweringError(f"executorch lowers a slice only as [:, -1:]; {node.name} is [{axis}: {start}:{end}]")
+    out = translation.program.tensor((*x.shape[:1], 1, *x.shape[2:]))
+    translation.program.kernel("aten::slice_copy", "Tensor_out", [x, axis, start, end, 1], [out])
+    return out
+
+
+# -- matrices ---------------------------------------------------------------------------------------------------------
+
+
+def _linear(translation: Translation, node: Node, x: Value, codes: Buffer, *_: Any) -> Any:
+    region = translation.program.open_region()
+    parts = codes.recipe.parts
+    users = list(node.users)
+    if len(parts) > 1 and (len(users) != 1 or users[0].target is not torch.ops.aten.split_with_sizes.default):
+        raise LoweringError(f"executorch lowers the fused matrix {codes.name} only where its product is split again")
+    if translation.is_tied(codes):
+        return _tied_head(translation, region, x, codes)
+    products = [region.linear(x, translation.weights(part)) for part in parts]
+    return products if len(parts) > 1 else products[0]
+
+
+def _tied_head(translation: Translation, region: Region, x: Value, codes: Buffer) -> Value:
+    """The head on the embedding's bytes; 4-bit pairs are the other way round there, so swap the inputs' pairs."""
+    weights = translation.table(codes)
+    if weights.bits == 4:
+        pairs = region.reshape(x, (*x.shape[:-1], x.shape[-1] // 2, 2))
+        swapped = region.concatenate([region.slice(pairs, -1, 1, 1), region.slice(pairs, -1, 0, 1)], -1)
+        x = region.reshape(swapped, x.shape)
+    return region.linear(x, weights)
+
+
+def _embedding(translation: Translation, _: Node, ids: Value, codes: Buffer, *__: Any) -> Value:
+    return _rows(translation, ids, codes)
+
+
+def _float_embedding(translation: Translation, _: Node, weight: Buffer, ids: Value, *__: Any) -> Value:
+    return _rows(translation, ids, weight)
+
+
+def _rows(translation: Translation, ids: Value, codes: Buffer) -> Value:
+    program, weights = translation.program, translation.table(codes)
+    rows, columns = weights.shape
+    out = program.tensor((*ids.shape, columns))
+    data = program.named[weights.codes.key]
+    if weights.scales is None:
+        table = program.constant(data, Element.FLOAT32, weights.codes)
+        program.kernel("aten::embedding", "out", [table, ids, -1, False, False], [out])
+    else:
+        scale_element = Element.BFLOAT16 if weights.bits == 4 else Element.FLOAT32
+        table = program.constant(data, Element.UINT8 if weights.bits == 4 else Element.INT8, weights.codes)
+        scales = program.named[weights.scales.key].reshape(rows, -1)
+        scale_table = program.constant(scales, scale_element, weights.scales)
+        name = f"quantized_decomposed::embedding_{'4bit' if weights.bits == 4 else 'byte'}"
+        limits = (-8, 7) if weights.bits == 4 else (-128, 127)
+        program.kernel(name, "dtype_out", [table, scale_table, None, *limits, ids, FLOAT32_CODE], [out])
+    return out
+
+
+# -- norms, gates, activations ----------------------------------------------------------------------------------------
+
+
+def _rms_norm(translation: Translation, _: Node, x: Value, weight: Buffer, eps: float) -> Value:
+    return _normed(translation, x, weight, eps)
+
+
+def _add_rms_norm(
+    translation: Translation, _: Node, x: Value, residual: Value, weight: Buffer, eps: float
+) -> list[Value]:
+    total = translation.program.open_region().add(x, residual)
+    return [_normed(translation, total, weight, eps), total]
+
+
+def _gated_rms_norm(translation: Translation, _: Node, x: Value, gate: Value, weight: Buffer, eps: float) -> Value:
+    normed = _normed(translation, x, weight, eps)
+    region = translation.program.open_region()
+    return region.multiply(normed, region.multiply(gate, region.sigmoid(gate)))
+
+
+def _normed(translation: Translation, x: Value, weight: Buffer, eps: float) -> Value:
+    region = translation.program.open_region()
+    inverse = region.reciprocal_root(region.add(region.mean_square(x), region.scalar(eps)))
+    return region.multiply(region.multiply(x, inverse), region.constant(translation.array(weight)))
+
+
+def _l2_norm(translation: Translation, _: Node, x: Value, eps: float) -> Value:
+    """x / sqrt(sum x^2 + eps), by the mean that XNNPACK has: 1 / sqrt(width) / sqrt(mean x^2 + eps / width)."""
+    region = translation.program.open_region()
+    width = x.shape[-1]
+    inverse = region.reciprocal_root(region.add(region.mean_square(x), region.scalar(eps / width)))
+    return region.multiply(x, region.multiply(inverse, region.scalar(width**-0.5)))
+
+
+def _delta_gate(
+    translation: Translation, _: Node, a: Value, b: Value, decay_scale: Buffer, dt_bias: Buffer
+) -> list[Value]:
+    """(exp of the log-decay, since the kernel takes it so; write strength).
+
+    softplus(u) is max(u, 0) + log(1 + exp(-|u|)), which neither overflows nor loses a small decay.
+    """
+    region = translation.program.open_region()
+    u = region.add(a, region.constant(translation.array(dt_bias)))
+    tail = region.logarithm(region.add(region.exponential(region.negate(region.absolute(u))), region.scalar(1.0)))
+    softplus = region.add(region.positive_part(u), tail)
+    decay = region.exponential(region.multiply(softplus, region.constant(translation.array(decay_scale))))
+    return [decay, region.sigmoid(b)]
+
+
+def _swiglu(translation: Translation, _: Node, gate: Value, up: Value) -> Value:
+    region = translation.program.open_region()
+    return region.multiply(region.multiply(gate, region.sigmoid(gate)), up)
+
+
+def _sigmoid_gate(translation: Translation, _: Node, x: Value, gate: Value) -> Value:
+    region = translation.program.open_region()
+    return region.multiply(x, region.sigmoid(gate))
+
+
+# -- token mixers -----------------------------------------------------------------------------------------------------
+
+
+def _causal_conv(translation: Translation, _: Node, x: Value, weight: Buffer, state: Value) -> list[Any]:
+    """Depthwise taps over the last inputs and the new ones; the new state is the tail of both, time first."""
+    program = translation.program
+    region = program.open_region()
+    joined = region.concatenate([state, x], 1)
+    out = region.depthwise_conv(joined, translation.array(weight))
+    translation.tails.append((joined, state))
+    return [region.multiply(out, region.sigmoid(out)), None]
+
+
+def _gated_delta(
+    translation: Translation,
+    _: Node,
+    q: Value,
+    k: Value,
+    v: Value,
+    decay: Value,
+    beta: Value,
+    state: Value,
+    scale: float,
+) -> list[Any]:
+    """llama::gated_delta_rule: heads before time, one key head a value head, the decay itself and not its logarithm."""
+    program = translation.program
+    region = program.open_region()
+    repeat = v.shape[2] // k.shape[2]
+    q = region.multiply(q, region.scalar(scale))
+    heads = [region.transpose(_repeated(region, x, repeat), (0, 2, 1, 3)) for x in (q, k)]
+    values = region.transpose(v, (0, 2, 1, 3))
+    gates = [region.transpose(x, (0, 2, 1)) for x in (decay, beta)]
+    out = program.tensor(values.shape)
+    written = translation.next_state(state)
+    program.kernel("llama::gated_delta_rule", "out", [*heads, values, *gates, state], [out, written])
+    return [program.open_region().transpose(out, (0, 2, 1, 3)), None]
+
+
+def _repeated(region: Region, x: Value, repeat: int) -> Value:
+    """Each head `repeat` times in a row: (1, T, H, D) -> (1, T, H * repeat, D)."""
+    if repeat == 1:
+        return x
+    batch, tokens, heads, width = x.shape
+    wide = region.reshape(x, (batch, tokens, heads, 1, width))
+    copies = [wide] * repeat
+    return region.reshape(region.concatenate(copies, 3), (batch, tokens, heads * repeat, width))
+
+
+def _rotary(
+    translation: Translation, node: Node, x: Value, positions: Any, cos: Buffer, sin: Buffer, sections: list[int]
+) -> Value:
+    """Text has one position a token, so every frequency turns by the same table row, whatever the section."""
+    if positions is not None:
+        raise LoweringError(f"executorch lowers rotary embedding of text only; {node.name} reads computed positions")
+    rows = translation.rope(cos, sin)
+    region = translation.program.open_region()
+    half = sum(sections)
+    cos_row, sin_row = rows
+    first, second = region.slice(x, -1, 0, half), region.slice(x, -1, half, half)
+    rest = region.slice(x, -1, 2 * half, x.shape[-1] - 2 * half)
+    turned = [
+        region.subtract(region.multiply(first, cos_row), region.multiply(second, sin_row)),
+        region.add(region.multiply(second, cos_row), region.multiply(first, sin_row)),
+    ]
+    return region.concatenate([*turned, rest], -1)
+
+
+def _attention(
+    translation: Translation, _: Node, q: Value, k: Value, v: Value, keys: Value, values: Value, __: Value, scale: float
+) -> list[Any]:
+    """llama::update_cache and llama::custom_sdpa on a cache with time before heads."""
+    program, position = translation.program, translation.position
+    for new, cache in ((k, keys), (v, values)):
+        done = program.tensor((1,))
+        program.kernel("llama::update_cache", "out", [new, cache, position], [done])
+    out = program.tensor(q.shape)
+    program.kernel("llama::custom_sdpa", "out", [q, keys, values, position, None, 0.0, True, scale], [out])
+    return [out, None, None]
+
+
+ARITHMETIC = {operator.add, operator.mul, operator.sub, torch.ops.aten.sym_size.int}
+EDGE = torch.ops.edge
+ATEN = torch.ops.aten
+TABLE: dict[Any, Callable[..., Any]] = {
+    operator.getitem: _getitem,
+    ATEN.split_with_sizes.default: _split,
+    ATEN.unflatten.int: _unflatten,
+    ATEN.flatten.using_ints: _flatten,
+    ATEN.slice.Tensor: _last_token,
+    ATEN.linear.default: _linear,
+    ATEN.embedding.default: _float_embedding,
+    EDGE.linear.default: _linear,
+    EDGE.embedding.default: _embedding,
+    EDGE.rms_norm.default: _rms_norm,
+    EDGE.add_rms_norm.default: _add_rms_norm,
+    EDGE.gated_rms_norm.default: _gated_rms_norm,
+    EDGE.l2_norm.default: _l2_norm,
+    EDGE.delta_gate.default: _delta_gate,
+    EDGE.swiglu.default: _swiglu,
+    EDGE.sigmoid_gate.default: _sigmoid_gate,
+    EDGE.causal_conv.default: _causal_conv,
+    EDGE.gated_delta.default: _gated_delta,
+    EDGE.rotary.default: _rotary,
+    EDGE.attention.default: _attention,
+}
