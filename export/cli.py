@@ -35,7 +35,7 @@ KINDS = ("targets", "schemes", "quantize", "backends")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status: 0 done, 1 a named error, 2 wrong usage, 130 interrupted."""
-    arguments = _parser().parse_args(argv)
+    arguments = build_parser().parse_args(argv)
     try:
         return _run(arguments)
     except ProjectError as error:
@@ -80,7 +80,7 @@ def _spec(arguments: argparse.Namespace) -> ExportSpec:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m export",
         description="Turn a Qwen3.5 checkpoint into verified, quantized model bundles for phones.",
