@@ -158,7 +158,7 @@ class Conversation:
     def _best_checkpoint(self, text: str) -> Checkpoint:
         """The longest place that the text begins with."""
         turn = self._turn
-        places = [START, self._system_prefix, turn.before if turn else None]
+        places = [START, self._system_prefix, *([turn.before, turn.prompted] if turn else [])]
         fitting = [place for place in places if place and text.startswith(place.text) and place.text != text]
         return max(fitting, key=lambda place: len(place.tokens))
 

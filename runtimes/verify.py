@@ -269,8 +269,9 @@ def _fill_unchecked(subject: Subject) -> list[Difference]:
 
 
 def _expect(logits: Logits) -> Expected:
-    """These logits as what is expected."""
-    return Expected(ids=np.arange(logits.size), logits=logits, log_sum=log_sum_exp(logits))
+    """These logits as what is expected; where they are not finite, nothing will equal them."""
+    finite = np.where(np.isfinite(logits), logits, np.float32(0))
+    return Expected(ids=np.arange(logits.size), logits=finite, log_sum=log_sum_exp(finite))
 
 
 def _stock(subject: Subject) -> Finding:

@@ -27,6 +27,7 @@ HIDDEN, HEADS = 32, 2
 CONTEXT_LENGTH = 256
 PREFILL_CHUNK = 32
 DECAY = 0.8
+EARLY_TOKEN = 25  # one that the first turn of the stock comparison meets, the others do not
 ASCII = [*map(chr, range(33, 127)), "Ġ", "Ċ"]  # the stock runner's binding cannot show a part of a character
 
 
@@ -121,8 +122,7 @@ def write_artifact(directory: Path) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer = tiny_tokenizer(ASCII)
     vocab_size = tokenizer.get_vocab_size()
-    # of the letters so many that a turn soon ends
-    eos = [tokenizer.token_to_id("<|im_end|>"), tokenizer.token_to_id("<|endoftext|>"), *range(30)]
+    eos = [tokenizer.token_to_id("<|im_end|>"), tokenizer.token_to_id("<|endoftext|>"), EARLY_TOKEN]
     model = TinyModel(vocab_size).eval()
     random = np.random.default_rng(5)
     cases = {"prompt": random.integers(0, vocab_size, 70), "long": random.integers(0, vocab_size, CONTEXT_LENGTH)}
