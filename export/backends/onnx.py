@@ -18,11 +18,11 @@ from export.sizes import model_bytes
 SUMMARY = "ONNX Runtime's fused operators, 4- and 8-bit weights, int8 activations; also opens in onnxruntime-genai"
 RUNTIME = "onnxruntime"
 OLDEST_RUNTIME = "1.31.0"
-ROW_BLOCK = 128  # the block that per-row 8-bit codes are packed in
+ROW_BLOCK = 32  # the block that per-row 8-bit codes are packed in, and so that their activations are scaled in
 ACTIVATIONS = Activations(kind="int8_group", group_cap=ROW_BLOCK)
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 MODEL_FILE = "model.onnx"
-PREFILL_CHUNK = 512
+PREFILL_CHUNK = 128  # longer ones cost activation memory and gain nothing
 
 
 def check(layout: Layout, config: ModelConfig) -> None:
@@ -47,7 +47,7 @@ def lower(
     model = directory / MODEL_FILE
     state = write_graph(store, request, PROFILE, ACTIVATIONS, model, progress)
     config = directory / "genai_config.json"
-    config.write_text(json.dumps(genai_config(request, MODEL_FILE), indent=2) + "\n", encoding="utf-8")
+    config.write_text(json.dumps(genai_config(request, MODEL_FILE, PREFILL_CHUNK), indent=2) + "\n", encoding="utf-8")
     data = model.with_name(MODEL_FILE + ".data")
     fixed_state = sum(4 * _elements(entry.shape) for entry in state if entry.token_axis is None)
     return Lowered(

@@ -17,6 +17,9 @@ from export.onnx_lowering.data import DataFile
 from export.onnx_lowering.translate import MICROSOFT, Emitter
 from export.quantized import QuantizedCheckpoint
 
+# ONNX Runtime keeps a matrix's file pages while it packs them: this bounds what loading adds to the peak
+PIECE_BYTES = 20 << 20
+
 
 @dataclass
 class Source:
@@ -51,14 +54,26 @@ class ScalesInitializer:
 
     def __init__(self, source: Source, name: str, recipe: Recipe, blocks: int) -> None:
         self._source, self._name, self._recipe, self._blocks = source, name, recipe, blocks
+        self._written: ir.TensorProtocol | None = None
         self._value: ir.Value | None = None
 
     def value(self, emitter: Emitter) -> ir.Value:
         if self._value is None:
+            self._value = emitter.add_initializer(self._write())
+        return self._value
+
+    def piece(self, emitter: Emitter, rows: slice) -> ir.Value:
+        """The scales of some rows, over the same bytes."""
+        name = f"{self._name}.{rows.start}"
+        shape = (rows.stop - rows.start, self._blocks)
+        return emitter.add_initializer(self._source.data.alias(self._write(), name, shape, rows.start))
+
+    def _write(self) -> ir.TensorProtocol:
+        if self._written is None:
             scales = self._source.tensor(self._recipe)
             repeated = scales.repeat_interleave(self._blocks // scales.shape[1], dim=1)
-            self._value = emitter.add_initializer(self._source.data.write(self._name, repeated.contiguous().numpy()))
-        return self._value
+            self._written = self._source.data.write(self._name, repeated.contiguous().numpy())
+        return self._written
 
 
 class CodesInitializer:
@@ -70,14 +85,20 @@ class CodesInitializer:
         self.bits = matrix.form.bits
         self.block_size = block_size(matrix)
         self._written: ir.TensorProtocol | None = None
-        self._matrix: ir.Value | None = None
         self._table: ir.Value | None = None
 
-    def matrix(self, emitter: Emitter) -> ir.Value:
-        if self._matrix is None:
-            shape = (self.out_features, self.in_features // self.block_size, self.block_size * self.bits // 8)
-            self._matrix = emitter.add_initializer(self._source.data.alias(self._write(), f"{self._name}.matrix", shape))
-        return self._matrix
+    def pieces(self) -> list[slice]:
+        """Row ranges to multiply by separately: a matrix as large as the head would be mapped and packed at once."""
+        row_bytes = self.in_features * self.bits // 8
+        count = -(-self.out_features * row_bytes // PIECE_BYTES)
+        rows = -(-self.out_features // count)
+        return [slice(start, min(start + rows, self.out_features)) for start in range(0, self.out_features, rows)]
+
+    def matrix(self, emitter: Emitter, rows: slice) -> ir.Value:
+        blocks = (self.in_features // self.block_size, self.block_size * self.bits // 8)
+        name = f"{self._name}.matrix.{rows.start}"
+        shape = (rows.stop - rows.start, *blocks)
+        return emitter.add_initializer(self._source.data.alias(self._write(), name, shape, rows.start))
 
     def table(self, emitter: Emitter) -> ir.Value:
         if self._table is None:

@@ -17,16 +17,28 @@ MROPE_INTERLEAVED = 1
 
 def _linear(emitter: Emitter, args: list[Any], node: fx.Node) -> list[Value]:
     x, codes, scales = args[:3]
-    name = node.name
+    inputs = emitter.packed(x, node.name)
+    pieces = codes.pieces()
+    if len(pieces) == 1:
+        return [Value(packed=_product(emitter, inputs, codes, (pieces[0], scales.value(emitter)), node.name))]
+    outputs = []
+    for index, rows in enumerate(pieces):
+        weights = (rows, scales.piece(emitter, rows))
+        outputs.append(_product(emitter, inputs, codes, weights, f"{node.name}/rows_{index}"))
+    return [Value(packed=emitter.one("Concat", outputs, {"axis": -1}, node.name))]
+
+
+def _product(emitter: Emitter, x: ir.Value, codes: Any, weights: tuple[slice, ir.Value], name: str) -> ir.Value:
+    """x times some rows of a quantized matrix."""
+    rows, scales = weights
     attributes = {
         "K": codes.in_features,
-        "N": codes.out_features,
+        "N": rows.stop - rows.start,
         "bits": codes.bits,
         "block_size": codes.block_size,
         "accuracy_level": ACCURACY_LEVEL,
     }
-    inputs = [emitter.packed(x, name), codes.matrix(emitter), scales.value(emitter)]
-    return [Value(packed=emitter.one(f"{MICROSOFT}::MatMulNBits", inputs, attributes, name))]
+    return emitter.one(f"{MICROSOFT}::MatMulNBits", [x, codes.matrix(emitter, rows), scales], attributes, name)
 
 
 def _embedding(emitter: Emitter, args: list[Any], node: fx.Node) -> list[Value]:
