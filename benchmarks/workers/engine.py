@@ -8,7 +8,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -44,14 +44,14 @@ class Engine(Protocol):
         """Start a new sequence, read the prompt, then take `decode_steps` further steps of one token."""
 
 
-def run(load: Callable[[Settings], Engine], description: str | None) -> None:
+def run(load: Callable[[Settings], Engine], description: str | None, arguments: Sequence[str] | None = None) -> None:
     """Measure one engine in this process and print the figures as one JSON line."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--artifact", type=Path, required=True, help="the build's directory")
     parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.json")
     parser.add_argument("--workload", type=Path, required=True, help="what benchmarks.workload wrote")
     parser.add_argument("--threads", type=int, help="threads; left to the engine when not given")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     work = json.loads(options.workload.read_text())
     settings = Settings(
         artifact=options.artifact,
