@@ -4,7 +4,7 @@ All state is bound once and stays where it is. The KV cache is one buffer, as lo
 present at the same time: GroupQueryAttention appends to it in place and reads how much is filled from the length of the
 attention mask. The buffer comes from anonymous memory, so the system commits its pages as tokens reach them and a short
 chat stays small. Convolution and recurrent states are updated in place as well, as onnxruntime-genai does; `verify`
-proves for each artifact that this gives the logits of a one-shot run. A step costs three bindings and one call.
+proves for each artifact that this gives the logits of a one-shot run. A step costs one binding and one call.
 """
 
 import mmap
@@ -44,6 +44,7 @@ class OnnxRunner:
         self.threads = threads
         self._position = 0
         self._failed = False
+        self._bound_tokens = 0
         self._session = _open_session(artifact, threads)
         _check_interface(artifact, self._session)
         buffers = [StateBuffer(tensor=tensor, array=lazy_zeros(tensor)) for tensor in manifest.state]
@@ -92,9 +93,11 @@ class OnnxRunner:
         total = self._position + count
         self._ids[:count] = ids
         self._positions[: POSITION_ROWS * count].reshape(POSITION_ROWS, count)[:] = np.arange(self._position, total)
-        self._bind_input("input_ids", self._ids, (1, count))
         self._bind_input("attention_mask", self._mask, (1, total))
-        self._bind_input("position_ids", self._positions, (POSITION_ROWS, 1, count))
+        if count != self._bound_tokens:  # from step to step only the mask grows
+            self._bind_input("input_ids", self._ids, (1, count))
+            self._bind_input("position_ids", self._positions, (POSITION_ROWS, 1, count))
+            self._bound_tokens = count
         self._failed = True  # also when a signal interrupts between the call and the new position
         _call(f"run {count} tokens after {self._position}", lambda: self._session.run_with_iobinding(self._binding))
         self._position = total
@@ -122,7 +125,10 @@ def load_runner(artifact: Artifact, threads: int | None = None) -> OnnxRunner:
 
 def lazy_zeros(tensor: StateTensor) -> NDArray[Any]:
     """Zeros that take up memory only where they were touched; numpy's own would ask for huge pages."""
-    memory = mmap.mmap(-1, tensor.bytes)
+    try:
+        memory = mmap.mmap(-1, tensor.bytes)
+    except (OSError, OverflowError) as error:
+        raise RuntimeFailedError(f"no memory for state {tensor.name!r} of {tensor.bytes} bytes: {error}") from error
     return np.frombuffer(memory, dtype=tensor.dtype).reshape(tensor.shape)
 
 

@@ -151,6 +151,21 @@ def test_a_model_that_disagrees_with_its_manifest_is_refused(changed: Callable[[
         open_runner(Artifact.open(directory))
 
 
+@pytest.mark.parametrize("vocab_size", [290, 400])
+def test_logits_of_another_size_are_refused(changed: Callable[[Change], Path], vocab_size: int) -> None:
+    directory = changed(lambda m: m.update(vocab_size=vocab_size, eos_token_ids=[1], pad_token_id=None))
+    runner = open_runner(Artifact.open(directory), threads=1)
+    with pytest.raises(RuntimeFailedError, match="could not run 1 tokens after 0"):
+        runner.forward([1])
+
+
+def test_state_larger_than_any_memory_is_a_named_error() -> None:
+    shape = (1, 16_777_216, 16_777_216, 16_777_216)
+    entry = {**state_entries()[2], "shape": shape, "bytes": 4 * math.prod(shape)}
+    with pytest.raises(RuntimeFailedError, match=r"no memory for state 'layers\.1\.key'"):
+        lazy_zeros(StateTensor(**entry))
+
+
 def test_a_broken_model_file_is_a_named_error(changed: Callable[[Change], Path]) -> None:
     def truncate(manifest: dict[str, object]) -> None:
         entry = next(entry for entry in manifest["files"] if entry["path"] == "model.onnx")  # type: ignore[attr-defined]
