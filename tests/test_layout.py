@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from export import catalog
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("export", "runtimes", "benchmarks")
 SEES = {"export": {"runtimes"}, "benchmarks": {"runtimes"}, "runtimes": set[str]()}
@@ -85,3 +87,19 @@ def test_every_module_says_its_idea(package: str) -> None:
         if not ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
     ]
     assert not silent
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in catalog.SINGULAR for name in catalog.names(kind)])
+def test_every_name_of_the_catalog_is_a_module_with_a_docstring(kind: str, name: str) -> None:
+    assert catalog.load(kind, name).__doc__
+
+
+@pytest.mark.parametrize("kind", catalog.SINGULAR)
+def test_a_dropped_in_file_is_listed_without_being_imported(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / kind).mkdir()
+    (tmp_path / kind / "brand_new.py").write_text("raise RuntimeError('listing must not import')")
+    (tmp_path / kind / "_helper.py").write_text("")
+    monkeypatch.setattr(catalog, "ROOT", tmp_path)
+    assert catalog.names(kind) == ["brand-new"]
