@@ -18,7 +18,6 @@ from export.onnx_lowering.translate import Emitter, Profile, Value, translate
 from export.quantized import QuantizedCheckpoint
 from export.state import StateTensor, state_tensors
 
-OPSET = 21
 IR_VERSION = 10  # what ONNX Runtime 1.20 and later open
 TRACED_TOKENS = 8
 TRACED_PAST = 16
@@ -84,7 +83,7 @@ def write_graph(
         outputs,
         nodes=emitter.nodes,
         initializers=list(emitter.initializers.values()),
-        opset_imports={"": OPSET, "com.microsoft": 1},
+        opset_imports={"": profile.opset, "com.microsoft": 1},
         name="qwen3_5_text",
     )
     ir.save(ir.Model(graph, ir_version=IR_VERSION, producer_name="qwen-edge"), path)

@@ -1,4 +1,4 @@
-"""What each `edge::` operator becomes on ONNX Runtime 1.31: its fused operators, one node each where one exists."""
+"""What each `edge::` operator becomes on ONNX Runtime from 1.30 on: its fused operators, one node each where one exists."""
 
 import math
 from collections.abc import Mapping
@@ -190,4 +190,4 @@ TABLE: Mapping[Any, Emit] = {
     torch.ops.edge.sigmoid_gate.default: _sigmoid_gate,
 }
 
-PROFILE = Profile(oldest_runtime="1.31.0", table=TABLE, conv_state_channels_last=True)
+PROFILE = Profile(oldest_runtime="1.30.0", opset=21, table=TABLE, conv_state_channels_last=True)

@@ -41,6 +41,7 @@ class Profile:
     """What a range of ONNX Runtime versions offers: the table from operators to nodes, and how it keeps the conv state."""
 
     oldest_runtime: str
+    opset: int
     table: Mapping[Any, Emit]
     conv_state_channels_last: bool
 

@@ -1,0 +1,33 @@
+"""onnx-portable: the same model for ONNX Runtime from 1.25.1 on, where LinearAttention came."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from export.backends import Lowered, LoweringRequest
+from export.config import ModelConfig
+from export.onnx_lowering.lowering import ROW_BLOCK, SCALE_BYTES, check_blocks, lower_with
+from export.onnx_lowering.profile_portable import PROFILE
+from export.quantized import QuantizedCheckpoint
+from export.schemes import Layout
+from export.sizes import model_bytes
+
+SUMMARY = "the same for ONNX Runtime from 1.25.1 on; standard operators where older versions lack the fused ones"
+RUNTIME = "onnxruntime"
+OLDEST_RUNTIME = PROFILE.oldest_runtime
+
+
+def check(layout: Layout, config: ModelConfig) -> None:  # noqa: ARG001 (every backend's signature)
+    """Refuse what MatMulNBits cannot hold."""
+    check_blocks(layout, "onnx-portable")
+
+
+def estimate_bytes(layout: Layout, config: ModelConfig) -> int:
+    """Bytes of the weights: float32 scales, per-row formats in blocks."""
+    return model_bytes(layout, config, scale_bytes=SCALE_BYTES, row_block=ROW_BLOCK)
+
+
+def lower(
+    store: QuantizedCheckpoint, request: LoweringRequest, directory: Path, progress: Callable[[str, int], None]
+) -> Lowered:
+    """Write model.onnx, its data file and genai_config.json."""
+    return lower_with(PROFILE, store, request, directory, progress)

@@ -1,0 +1,57 @@
+"""What both ONNX backends do, whichever profile of operators they write with."""
+
+import json
+from collections.abc import Callable
+from math import prod
+from pathlib import Path
+
+from export.backends import Lowered, LoweringRequest
+from export.decoder import Activations
+from export.errors import UnsupportedSchemeError
+from export.onnx_lowering.genai_config import genai_config
+from export.onnx_lowering.graph import write_graph
+from export.onnx_lowering.translate import Profile
+from export.quantized import QuantizedCheckpoint
+from export.schemes import Layout
+
+ROW_BLOCK = 32  # the block that per-row 8-bit codes are packed in, and so that their activations are scaled in
+ACTIVATIONS = Activations(kind="int8_group", group_cap=ROW_BLOCK)
+BLOCK_SIZES = (16, 32, 64, 128, 256)
+SCALE_BYTES = 4
+MODEL_FILE = "model.onnx"
+PREFILL_CHUNK = 128  # longer ones cost activation memory and gain nothing (docs/log.md)
+
+
+def check_blocks(layout: Layout, backend: str) -> None:
+    """Refuse what MatMulNBits cannot hold."""
+    for unit, form in layout.items():
+        if form.group_size is not None and form.group_size not in BLOCK_SIZES:
+            raise UnsupportedSchemeError(
+                f"{backend} cannot pack {unit} as {form}: MatMulNBits takes blocks of {', '.join(map(str, BLOCK_SIZES))}; "
+                "use --group-size 32, 64 or 128"
+            )
+
+
+def lower_with(
+    profile: Profile,
+    store: QuantizedCheckpoint,
+    request: LoweringRequest,
+    directory: Path,
+    progress: Callable[[str, int], None],
+) -> Lowered:
+    """Write model.onnx, its data file and genai_config.json."""
+    model = directory / MODEL_FILE
+    state = write_graph(store, request, profile, ACTIVATIONS, model, progress)
+    config = directory / "genai_config.json"
+    config.write_text(json.dumps(genai_config(request, MODEL_FILE, PREFILL_CHUNK), indent=2) + "\n", encoding="utf-8")
+    data = model.with_name(MODEL_FILE + ".data")
+    fixed_state_bytes = sum(4 * prod(entry.shape) for entry in state if entry.token_axis is None)
+    return Lowered(
+        model_file=MODEL_FILE,
+        files=(model, data, config),
+        state=state,
+        prefill_chunk=PREFILL_CHUNK,
+        bytes_read_per_token=data.stat().st_size + 2 * fixed_state_bytes,  # state is read and written
+        activations=ACTIVATIONS,
+        details={"opset": profile.opset, "oldest_runtime": profile.oldest_runtime},
+    )
