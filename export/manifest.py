@@ -31,6 +31,7 @@ from runtimes.artifact import (
 from runtimes.errors import ProjectError
 
 EXPORTER_VERSION = 1  # raise when the same inputs give other files
+UNSEALED_NAME = "manifest.unsealed.json"
 TOOLCHAIN = ("torch", "onnx_ir", "onnxruntime", "executorch", "torchao", "safetensors", "tokenizers")
 
 
@@ -104,13 +105,21 @@ def artifact_manifest(
     )
 
 
-def write_manifest(directory: Path, manifest: Manifest, parity: dict[str, Any] | None = None) -> None:
+def write_unsealed(directory: Path, manifest: Manifest) -> Path:
+    """Write the manifest of a directory that is still to be verified, under a name that seals nothing."""
+    place = directory / UNSEALED_NAME
+    write_atomically(place, manifest.to_json().encode())
+    return place
+
+
+def seal(directory: Path, manifest: Manifest, parity: dict[str, Any]) -> None:
     """Put `manifest.json` in place in one step, after the files it names are on the disk."""
     for entry in manifest.files:
         with (directory / entry.path).open("rb") as file:
             os.fsync(file.fileno())
     measured = replace(manifest.measured, parity=parity)
     write_atomically(directory / MANIFEST_NAME, replace(manifest, measured=measured).to_json().encode())
+    (directory / UNSEALED_NAME).unlink()
 
 
 def file_entries(directory: Path) -> tuple[FileEntry, ...]:

@@ -23,7 +23,7 @@ from export.backends import Lowered, LoweringRequest
 from export.bundle import Bundle, write_bundle
 from export.checkpoint import Checkpoint, check_tensors
 from export.errors import OutputError, ParityError
-from export.manifest import artifact_manifest, is_up_to_date, spec_hash, write_manifest
+from export.manifest import artifact_manifest, is_up_to_date, seal, spec_hash, write_unsealed
 from export.parity import record_reference
 from export.plan import Build, Plan, make_plan
 from export.progress import Progress
@@ -96,9 +96,8 @@ def make_artifact(inputs: Inputs, build: Build, progress: Progress) -> None:
     lowered = lower(inputs, build, store, partial, progress)
     hashes = (wanted, inputs.checkpoint_hash)
     manifest = artifact_manifest(inputs.plan, build, inputs.resolved, inputs.text, lowered, hashes)
-    write_manifest(partial, manifest)
-    parity = verify(partial, build, progress)
-    write_manifest(partial, manifest, parity)
+    parity = verify(write_unsealed(partial, manifest), build, progress)
+    seal(partial, manifest, parity)
     _put_in_place(partial, place)
 
 
@@ -136,10 +135,10 @@ def lower(inputs: Inputs, build: Build, store: QuantizedCheckpoint, into: Path, 
     return lowered
 
 
-def verify(directory: Path, build: Build, progress: Progress) -> dict[str, Any]:
+def verify(manifest: Path, build: Build, progress: Progress) -> dict[str, Any]:
     """Run the written files in their real runtime, in a fresh process, and return the figures; a failed check raises."""
     progress.stage(f"{build.backend}: verify in {build.module.RUNTIME}", None, "check")
-    command = [sys.executable, "-m", "runtimes", "verify", str(directory), "--json"]
+    command = [sys.executable, "-m", "runtimes", "verify", str(manifest), "--json"]
     report: dict[str, Any] | None = None
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stderr is not None
@@ -151,14 +150,14 @@ def verify(directory: Path, build: Build, progress: Progress) -> dict[str, Any]:
         errors = process.stderr.read()
     if report is None:
         raise ParityError(
-            f"{build.backend}: verification of {directory} ended without a report (exit {process.returncode}): "
+            f"{build.backend}: verification of {manifest} ended without a report (exit {process.returncode}): "
             f"{errors.strip()[-800:] or 'no message'}; nothing was sealed, the files are kept there for a look"
         )
     failed = [f"{check['name']}: {check['reason']}" for check in report["checks"] if check["outcome"] == "failed"]
     if failed:
         raise ParityError(
             f"{build.backend}: the written artifact disagrees with eager torch in {len(failed)} of {len(report['checks'])} "
-            f"checks ({'; '.join(failed)[:800]}); nothing was sealed, see {directory} with `python -m runtimes verify`"
+            f"checks ({'; '.join(failed)[:800]}); nothing was sealed, see it again with `python -m runtimes verify {manifest}`"
         )
     return report
 

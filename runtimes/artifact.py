@@ -140,10 +140,14 @@ class Artifact:
 
     @classmethod
     def open(cls, path: str | Path) -> "Artifact":
-        """Check the manifest, and that each file is there with the promised length; hashes are for `check_hashes`."""
-        directory = Path(path)
-        manifest = read_manifest(directory)
-        artifact = cls(path=directory, manifest=manifest)
+        """Check the manifest, and that each file is there with the promised length; hashes are for `check_hashes`.
+
+        `path` is the artifact's directory, or a manifest file in it: an exporter verifies before it seals, under a name
+        that nobody takes for a finished artifact.
+        """
+        place = Path(path)
+        manifest = read_manifest(place)
+        artifact = cls(path=place.parent if place.is_file() else place, manifest=manifest)
         for entry in manifest.files:
             _check_length(artifact.file(entry.path), entry)
         return artifact
@@ -177,8 +181,8 @@ class Artifact:
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """The checked manifest of a directory."""
-    place = directory / MANIFEST_NAME
+    """The checked manifest of a directory, or the one in this file."""
+    place = directory if directory.is_file() else directory / MANIFEST_NAME
     if not place.is_file():
         raise NotAnArtifactError(
             f"{directory}: no {MANIFEST_NAME} here, so no finished artifact; export one, or name its directory"
@@ -210,7 +214,7 @@ def parse_manifest(content: bytes, *, where: str = MANIFEST_NAME) -> Manifest:
 def find_artifact(path: str | Path, runtime: str | None = None) -> Artifact:
     """The artifact at `path`, or the one of that runtime in the bundle at `path`."""
     directory = Path(path)
-    if (directory / MANIFEST_NAME).is_file():
+    if directory.is_file() or (directory / MANIFEST_NAME).is_file():
         artifact = Artifact.open(directory)
         if runtime not in (None, artifact.manifest.runtime.name):
             raise NotAnArtifactError(f"{directory}: runs on {artifact.manifest.runtime.name!r}, not on {runtime!r}")

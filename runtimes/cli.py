@@ -233,9 +233,10 @@ def _lines() -> Iterator[str]:
 def _verify(arguments: argparse.Namespace) -> int:
     """Run every check and say how each ended."""
     artifact = find_artifact(arguments.artifact, arguments.runtime)
+    is_manifest = Path(arguments.artifact).is_file()
     show = _print_check_json if arguments.json else _print_check
     report = verify(
-        artifact.path,
+        arguments.artifact if is_manifest else artifact.path,
         hashes=not arguments.no_hashes,
         stock=not arguments.no_stock,
         threads=arguments.threads,
