@@ -94,17 +94,19 @@ class ExecutorchRunner:
         return logits
 
     def _buffer(self, artifact: Artifact, tensor: StateTensor) -> StateBuffer:
-        """The memory of one state tensor inside the program."""
-        found = _call(
-            f"find state {tensor.name!r} in {artifact.model_file}", lambda: self._method.get_attribute(tensor.name)
-        )
-        array: NDArray[Any] = found.numpy()
+        """One state tensor inside the program; its memory is looked up each time, since programs exchange buffers."""
+
+        def find() -> NDArray[Any]:
+            found: NDArray[Any] = self._method.get_attribute(tensor.name).numpy()
+            return found
+
+        array = _call(f"find state {tensor.name!r} in {artifact.model_file}", find)
         if array.shape != tensor.shape or array.dtype != tensor.dtype:
             raise RuntimeFailedError(
                 f"{artifact.model_file}: state {tensor.name!r} is {array.dtype} {array.shape}, "
                 f"the manifest says {tensor.dtype} {tensor.shape}; export it again"
             )
-        return StateBuffer(tensor=tensor, array=array)
+        return StateBuffer(tensor=tensor, find=find)
 
 
 def load_runner(artifact: Artifact, threads: int | None = None) -> ExecutorchRunner:

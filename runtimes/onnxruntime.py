@@ -47,7 +47,7 @@ class OnnxRunner:
         self._bound_tokens = 0
         self._session = _open_session(artifact, threads)
         _check_interface(artifact, self._session)
-        buffers = [StateBuffer(tensor=tensor, array=lazy_zeros(tensor)) for tensor in manifest.state]
+        buffers = [_buffer(tensor) for tensor in manifest.state]
         self._state = SequenceState(buffers)
         self._ids = np.zeros(self.prefill_chunk, np.int64)
         self._positions = np.zeros(POSITION_ROWS * self.prefill_chunk, np.int64)
@@ -121,6 +121,12 @@ def load_runner(artifact: Artifact, threads: int | None = None) -> OnnxRunner:
     """The runner of an ONNX artifact."""
     check_version(artifact, onnxruntime.__version__)
     return OnnxRunner(artifact, threads or default_threads())
+
+
+def _buffer(tensor: StateTensor) -> StateBuffer:
+    """Memory of our own for one state tensor."""
+    array = lazy_zeros(tensor)
+    return StateBuffer(tensor=tensor, find=lambda: array)
 
 
 def lazy_zeros(tensor: StateTensor) -> NDArray[Any]:

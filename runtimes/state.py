@@ -4,7 +4,7 @@ A snapshot copies the fixed-size states (convolution, recurrent) at once, and ro
 about to be overwritten: a cache only grows, so until somebody goes back, an old position's rows are still in place.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakSet
@@ -20,10 +20,15 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StateBuffer:
-    """One state tensor and the memory in which the runtime keeps it."""
+    """One state tensor and where to find its memory now: a runtime may exchange two buffers from call to call."""
 
     tensor: StateTensor
-    array: Array
+    find: Callable[[], Array]
+
+    @property
+    def array(self) -> Array:
+        """The memory, shared with the runtime."""
+        return self.find()
 
     def rows(self, start: int, stop: int) -> Array:
         """The part of a cache that belongs to these positions, as a view."""
