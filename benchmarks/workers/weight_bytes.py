@@ -2,7 +2,8 @@
 
 onnx: every initializer but those that are looked up by row (embedding, RoPE tables); data shared by two initializers
 counts once. gguf: every tensor, since the tied table is read whole as the head; an untied embedding is left out. pte:
-the file less the embedding's own copy, whose size is given. manifest: what our manifest states, less the state.
+the file less the embedding's own copy, whose size is given. manifest: what our manifest states, which counts the
+state too.
 """
 
 import argparse
@@ -46,8 +47,8 @@ def pte_weight_bytes(path: Path, less: int) -> int:
     return path.stat().st_size - less
 
 
-def manifest_weight_bytes(directory: Path) -> int:
-    """What our manifest states for a token, which includes reading the state."""
+def manifest_total_bytes(directory: Path) -> int:
+    """What our manifest states for a token: weights and state."""
     return find_artifact(directory).manifest.bytes_read_per_decoded_token
 
 
@@ -71,7 +72,7 @@ def main() -> None:
     elif options.format == "pte":
         result = {"weight_bytes": pte_weight_bytes(only(options.directory, "*.pte"), options.less)}
     else:
-        result = {"total_bytes": manifest_weight_bytes(options.directory)}
+        result = {"total_bytes": manifest_total_bytes(options.directory)}
     sys.stdout.write(json.dumps(result) + "\n")
 
 

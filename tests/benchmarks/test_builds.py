@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.builds import build_key, checkpoint_hash, given_build, make_build, model_bytes
+from benchmarks.builds import build_key, checkpoint_hash, given_build, make_build, model_bytes, verification_s
 from benchmarks.errors import BenchmarkError, WorkerFailedError
 from benchmarks.store import ResultStore
 from benchmarks.subjects import OUT, Build, source_hash
@@ -85,3 +85,21 @@ def test_the_key_follows_the_checkpoint_and_the_exporter(tmp_path: Path) -> None
 def test_our_own_source_is_part_of_what_makes_our_builds() -> None:
     assert source_hash("benchmarks") == source_hash("benchmarks")
     assert source_hash("benchmarks").partition("@")[2] != source_hash("runtimes").partition("@")[2]
+
+
+def test_the_stages_that_verify_are_told_from_those_that_export() -> None:
+    log = "checkpoint: 21.0 s\nonnx: quantize (int4, rtn): 33.7 s\nonnx: lower: 11.9 s\n"
+    log += "onnx: record reference: 241.4 s\nonnx: verify in onnxruntime: 196.3 s\n"
+    assert verification_s(log) == pytest.approx(437.7)
+    assert verification_s("a peer's log, verify me: not\n") == 0.0
+
+
+def test_a_build_finds_the_caches_empty_each_time(tmp_path: Path) -> None:
+    program = (
+        "import os, sys, pathlib; cache = pathlib.Path(os.environ['XDG_CACHE_HOME']); assert not cache.exists();"
+        " cache.mkdir(); pathlib.Path(sys.argv[1], 'model.onnx').touch()"
+    )
+    store = ResultStore(tmp_path / "results.sqlite")
+    for key in ("first", "second"):
+        make_build(build(program), key, tmp_path, store, {})
+    assert not list(tmp_path.rglob("*.cache"))
