@@ -120,13 +120,13 @@ def set_up(options: Options) -> Bench:
 
 def prepare_checkpoint(options: Options, environment: dict[str, str]) -> Path:
     """The checkpoint given, or one of random weights; cut to its first layers where asked."""
-    whole = options.checkpoint
-    if whole is None:
-        whole = options.work_dir / f"checkpoint-{options.model}"
-        if not (whole / "config.json").exists():
-            command = module_command("export.random_checkpoint", options.model, whole)
-            run_measured("random checkpoint", command, log=whole.with_suffix(".log"), environment=environment)
-    elif not (whole / "config.json").exists():
+    if options.checkpoint is None:
+        command = module_command("export.resolve_checkpoint", options.model, "--checkpoint", "random")
+        log = options.work_dir / "logs" / "checkpoint.log"
+        whole = Path(run_worker("random checkpoint", command, log=log, environment=environment)["path"])
+    else:
+        whole = options.checkpoint
+    if not (whole / "config.json").exists():
         raise BenchmarkError(f"--checkpoint {whole}: no config.json in it; give the directory of a checkpoint")
     if options.layers is None:
         return whole.resolve()
