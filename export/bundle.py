@@ -1,4 +1,4 @@
-"""The bundle: all artifacts of a target in one directory, with what must travel along (licences, notice, model card)."""
+"""The bundle: all artifacts of a target in one directory, with what must travel along (licences, card, index)."""
 
 import json
 import shutil
@@ -54,8 +54,8 @@ def write_bundle(plan: Plan, resolved: ResolvedCheckpoint, progress: Progress) -
     write_atomically(out / BUNDLE_FILE, (json.dumps(index, indent=2) + "\n").encode())
     if plan.spec.budget_bytes is not None and bundle.total_bytes > plan.spec.budget_bytes:
         raise BudgetError(
-            f"{out}: the bundle takes {bundle.total_bytes} bytes, --budget is {plan.spec.budget_bytes}; the artifacts are "
-            "sealed and usable, but over budget: choose a smaller scheme"
+            f"{out}: the bundle takes {bundle.total_bytes} bytes, --budget is {plan.spec.budget_bytes}; the artifacts "
+            "are sealed and usable, but over budget: choose a smaller scheme"
         )
     progress.note(f"bundle in {out}: {bundle.total_bytes} bytes")
     return bundle
@@ -63,15 +63,24 @@ def write_bundle(plan: Plan, resolved: ResolvedCheckpoint, progress: Progress) -
 
 def model_card(plan: Plan, resolved: ResolvedCheckpoint, manifests: list[Manifest]) -> str:
     """A short card: what this is, from what, how it was checked."""
-    origin = f"{resolved.hub_id} at revision {resolved.revision}" if resolved.hub_id else f"a {resolved.source} checkpoint"
+    origin = (
+        f"{resolved.hub_id} at revision {resolved.revision}" if resolved.hub_id else f"a {resolved.source} checkpoint"
+    )
     lines = [
         f"# {plan.model}, {plan.spec.scheme}, for {plan.spec.target}",
         "",
         f"Made from {origin} by quantization method `{plan.spec.method}`; context {plan.spec.context_length} tokens.",
     ]
     if resolved.weights == "random":
-        lines += ["", "**The weights are random: this bundle is for measuring speed and memory only. It says nothing true.**"]
-    lines += ["", "| artifact | runtime | oldest version | bytes | largest KLD to eager torch |", "|---|---|---|---:|---:|"]
+        lines += [
+            "",
+            "**The weights are random: this bundle is for measuring speed and memory only. It says nothing true.**",
+        ]
+    lines += [
+        "",
+        "| artifact | runtime | oldest version | bytes | largest KLD to eager torch |",
+        "|---|---|---|---:|---:|",
+    ]
     for manifest in manifests:
         total = sum(entry.bytes for entry in manifest.files)
         lines.append(
@@ -106,5 +115,9 @@ def _files(out: Path, artifacts: dict[str, Artifact]) -> dict[str, int]:
     """Bytes of each file that belongs to the bundle, by path."""
     roots = [out / name for name in artifacts]
     inside = [path for root in roots for path in sorted(root.rglob("*")) if path.is_file()]
-    beside = [path for path in sorted(out.iterdir()) if path.is_file() and not path.name.startswith(".") and path.name != BUNDLE_FILE]
+    beside = [
+        path
+        for path in sorted(out.iterdir())
+        if path.is_file() and not path.name.startswith(".") and path.name != BUNDLE_FILE
+    ]
     return {path.relative_to(out).as_posix(): path.stat().st_size for path in (*beside, *inside)}

@@ -1,6 +1,6 @@
 """Capture the decoder with torch.export under fake tensors: a graph of any size costs no weight memory."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,9 @@ def fake_tensors() -> Iterator[None]:
         yield
 
 
-def capture(module: nn.Module, args: tuple[Any, ...], dynamic_shapes: tuple[Any, ...] | Mapping[str, Any]) -> ExportedProgram:
+def capture(
+    module: nn.Module, args: tuple[Any, ...], dynamic_shapes: tuple[Any, ...] | dict[str, Any]
+) -> ExportedProgram:
     """Export `module`, built and called with fake tensors; `edge::` operators stay whole.
 
     The graph is not decomposed: that takes longer than the export itself, and a backend that needs it does it with its

@@ -89,15 +89,54 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--target", metavar="NAME", help=f"device class to build for: {', '.join(catalog.names('targets'))}")
-    add("--model", metavar="NAME", help=f"{', '.join(model_names())}, or a hub id (default: the checkpoint's, else qwen3.5-0.8b)")
-    add("--checkpoint", metavar="PATH", help="a local checkpoint directory, or 'random' for random weights of the model's shapes")
-    add("--source", default="huggingface", metavar="NAME", help=f"hub to fetch from: {', '.join(source_names())} (default: huggingface)")
-    add("--scheme", default=DEFAULT_SCHEME, metavar="NAME", help=f"{', '.join(catalog.names('schemes'))} (default: {DEFAULT_SCHEME})")
-    add("--method", default=DEFAULT_METHOD, metavar="NAME", help=f"how weights are rounded: {', '.join(catalog.names('quantize'))} (default: {DEFAULT_METHOD})")
-    add("--group-size", type=int, metavar="N", help="weights that share a scale in 4-bit matrices (default: the scheme's)")
-    add("--backend", action="append", metavar="NAME", help=f"{', '.join(catalog.names('backends'))}; repeatable (default: all of the target's)")
+    add(
+        "--model",
+        metavar="NAME",
+        help=f"{', '.join(model_names())}, or a hub id (default: the checkpoint's, else qwen3.5-0.8b)",
+    )
+    add(
+        "--checkpoint",
+        metavar="PATH",
+        help="a local checkpoint directory, or 'random' for random weights of the model's shapes",
+    )
+    add(
+        "--source",
+        default="huggingface",
+        metavar="NAME",
+        help=f"hub to fetch from: {', '.join(source_names())} (default: huggingface)",
+    )
+    add(
+        "--scheme",
+        default=DEFAULT_SCHEME,
+        metavar="NAME",
+        help=f"{', '.join(catalog.names('schemes'))} (default: {DEFAULT_SCHEME})",
+    )
+    add(
+        "--method",
+        default=DEFAULT_METHOD,
+        metavar="NAME",
+        help=f"how weights are rounded: {', '.join(catalog.names('quantize'))} (default: {DEFAULT_METHOD})",
+    )
+    add(
+        "--group-size",
+        type=int,
+        metavar="N",
+        help="weights that share a scale in 4-bit matrices (default: the scheme's)",
+    )
+    add(
+        "--backend",
+        action="append",
+        metavar="NAME",
+        help=f"{', '.join(catalog.names('backends'))}; repeatable (default: all of the target's)",
+    )
     add("--modality", default="text", metavar="NAME", help="text (default: text)")
-    add("--context-length", type=int, default=DEFAULT_CONTEXT_LENGTH, metavar="TOKENS", help=f"longest conversation (default: {DEFAULT_CONTEXT_LENGTH})")
+    add(
+        "--context-length",
+        type=int,
+        default=DEFAULT_CONTEXT_LENGTH,
+        metavar="TOKENS",
+        help=f"longest conversation (default: {DEFAULT_CONTEXT_LENGTH})",
+    )
     add("--budget", metavar="SIZE", help="fail early if the bundle would be larger, such as 480MB (powers of 1000)")
     add("--out", type=Path, metavar="DIR", help="the bundle's directory (default: build/MODEL-TARGET-SCHEME)")
     add("--plan", action="store_true", help="print what would be done and stop")
@@ -112,7 +151,13 @@ class _Bars:
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
         self._console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[done]}"), TimeElapsedColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[done]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
         self._progress = Progress(*columns, console=self._console, transient=True, disable=quiet)
         self._task: TaskID | None = None
         self._unit = "B"
@@ -173,28 +218,39 @@ def _print_bundle(bundle: Bundle, as_json: bool) -> None:
     for name, artifact in bundle.artifacts.items():
         parity = artifact.manifest.measured.parity or {}
         passed = [check["name"] for check in parity.get("checks", []) if check["outcome"] == "passed"]
-        skipped = [f"{check['name']} ({check['reason']})" for check in parity.get("checks", []) if check["outcome"] == "skipped"]
+        skipped = [
+            f"{check['name']} ({check['reason']})"
+            for check in parity.get("checks", [])
+            if check["outcome"] == "skipped"
+        ]
         console.print(f"{name}: {len(passed)} checks passed" + (f", skipped: {'; '.join(skipped)}" if skipped else ""))
 
 
 def _print_plan(plan: Plan, as_json: bool) -> None:
     rows = [
-        {"backend": build.backend, "runtime": build.module.RUNTIME, "model_bytes": build.model_bytes, "formats": format_counts(build.layout)}
+        {
+            "backend": build.backend,
+            "runtime": build.module.RUNTIME,
+            "model_bytes": build.model_bytes,
+            "formats": format_counts(build.layout),
+        }
         for build in plan.builds
     ]
     if as_json:
         print(json.dumps({"model": plan.model, "out": str(plan.spec.out), "builds": rows}))
         return
-    print(f"{plan.model}, scheme {plan.spec.scheme}, method {plan.spec.method}, context {plan.spec.context_length} tokens, to {plan.spec.out}")
+    print(
+        f"{plan.model}, scheme {plan.spec.scheme}, method {plan.spec.method}, context {plan.spec.context_length} tokens, to {plan.spec.out}"
+    )
     for row in rows:
-        formats = ", ".join(f"{count} x {form}" for form, count in row["formats"].items())  # type: ignore[attr-defined]
+        formats = ", ".join(f"{count} x {form}" for form, count in row["formats"].items())
         print(f"  {row['backend']}: {row['model_bytes']:,} bytes of weights, matrices: {formats}")
 
 
 def _print_catalog(as_json: bool) -> None:
     listed: dict[str, Any] = {kind: {name: _summary(kind, name) for name in catalog.names(kind)} for kind in KINDS}
     listed["models"] = {name: _origin(name) for name in model_names()}
-    listed["sources"] = {name: "" for name in source_names()}
+    listed["sources"] = dict.fromkeys(source_names(), "")
     if as_json:
         print(json.dumps(listed))
         return

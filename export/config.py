@@ -74,7 +74,9 @@ def read_config(checkpoint_dir: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"{path}: not found; a checkpoint directory holds config.json beside its safetensors")
     if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise ConfigError(f"{path}: {path.stat().st_size} bytes, more than {MAX_CONFIG_BYTES}; this is not a model config")
+        raise ConfigError(
+            f"{path}: {path.stat().st_size} bytes, more than {MAX_CONFIG_BYTES}; this is not a model config"
+        )
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
@@ -99,7 +101,9 @@ def parse_config(raw: Mapping[str, Any], where: str = "config.json") -> ModelCon
     head_dim = fields.positive("head_dim")
     rope = fields.mapping("rope_parameters")
     rope_fields = _Fields(rope, f"{where}: rope_parameters")
-    rotary_dim = int(head_dim * rope_fields.number("partial_rotary_factor", fields.number("partial_rotary_factor", 0.25)))
+    rotary_dim = int(
+        head_dim * rope_fields.number("partial_rotary_factor", fields.number("partial_rotary_factor", 0.25))
+    )
     tied = raw.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
     config = ModelConfig(
         vocab_size=fields.positive("vocab_size"),
@@ -149,7 +153,9 @@ def _check_shape(config: ModelConfig, where: str) -> None:
             f"num_key_value_heads {config.num_key_value_heads}"
         )
     if config.rotary_dim % 2 or not 0 < config.rotary_dim <= config.head_dim:
-        raise ConfigError(f"{where}: {config.rotary_dim} rotary dimensions of head_dim {config.head_dim}; expected an even share")
+        raise ConfigError(
+            f"{where}: {config.rotary_dim} rotary dimensions of head_dim {config.head_dim}; expected an even share"
+        )
     if config.linear_key_head_dim != config.linear_value_head_dim:
         raise ConfigError(
             f"{where}: linear_key_head_dim {config.linear_key_head_dim} differs from linear_value_head_dim "
@@ -184,7 +190,9 @@ class _Fields:
 
     def sections(self, name: str, total: int) -> tuple[int, int, int]:
         value = self.raw.get(name)
-        whole = isinstance(value, list) and len(value) == 3 and all(isinstance(part, int) and part >= 0 for part in value)
+        whole = (
+            isinstance(value, list) and len(value) == 3 and all(isinstance(part, int) and part >= 0 for part in value)
+        )
         if not whole or sum(value or ()) != total:
             raise ConfigError(f"{self.where}: {name} is {value!r}; expected three counts that sum to {total}")
         assert isinstance(value, list)

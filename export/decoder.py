@@ -1,9 +1,10 @@
 """Our export-friendly Qwen3.5 text decoder: pure functions of (tokens, positions, state) to (logits, new state).
 
-One decoder serves every backend. It is plain torch except for the `edge::` operators (export/operators.py), state goes in
-and out explicitly, and matrices that read the same input are fused row-wise on their codes before capture. Tested against
-transformers' `Qwen3_5ForConditionalGeneration`. With `last_only`, everything after the last layer's token mixer runs for
-the last token alone: a prefill needs no other logits, and that saves the head, one MLP and one output projection.
+One decoder serves every backend. It is plain torch except for the `edge::` operators (export/operators.py), state
+goes in and out explicitly, and matrices that read the same input are fused row-wise on their codes before capture.
+Tested against transformers' `Qwen3_5ForConditionalGeneration`. With `last_only`, everything after the last layer's
+token mixer runs for the last token alone: a prefill needs no other logits, and that saves the head, one MLP and one
+output projection.
 
 No tensor of the decoder is stored in it: `recipes()` says how each parameter is made from the quantized checkpoint, so
 that a backend can capture with fake tensors and write weights one at a time.
@@ -46,7 +47,7 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Activations:
-    """What a runtime does to the inputs of quantized matrices: see `edge::linear`. `group_cap` bounds the block (ONNX)."""
+    """What a runtime does to inputs of quantized matrices: see `edge::linear`; `group_cap` bounds the block (ONNX)."""
 
     kind: str = "none"
     group_cap: int = 0
@@ -69,6 +70,10 @@ def largest_block(in_features: int, cap: int) -> int:
 class Matrix(nn.Module):
     """One matrix product: codes and scales in a quantized format, or a float weight."""
 
+    weight: Tensor
+    codes: Tensor
+    scales: Tensor
+
     def __init__(self, parts: tuple[Part, ...], shape: tuple[int, int], form: Format, activations: Activations) -> None:
         super().__init__()
         out_features, in_features = shape
@@ -89,15 +94,17 @@ class Matrix(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.form.is_float:
             return functional.linear(x, self.weight)
-        return edge.linear(
+        product: Tensor = edge.linear(
             x, self.codes, self.scales, self.form.bits, self.group_size, self.activation, self.activation_group
         )
+        return product
 
     def rows(self, ids: Tensor) -> Tensor:
         """Use the matrix as an embedding table: ids (B, T) -> (B, T, in_features)."""
         if self.form.is_float:
             return functional.embedding(ids, self.weight)
-        return edge.embedding(ids, self.codes, self.scales, self.form.bits, self.group_size)
+        found: Tensor = edge.embedding(ids, self.codes, self.scales, self.form.bits, self.group_size)
+        return found
 
 
 class Projection(nn.Module):
@@ -151,6 +158,8 @@ class Model:
 class Plain(nn.Module):
     """One small float tensor, as an operator reads it (norm weights hold 1 + w)."""
 
+    value: Tensor
+
     def __init__(self, name: str, shape: tuple[int, ...], field: Field = "plain") -> None:
         super().__init__()
         self.register_buffer("value", torch.empty(shape))
@@ -169,9 +178,13 @@ class DeltaNet(nn.Module):
         heads = config.linear_num_value_heads
         self.config = config
         self.in_proj = Projection(
-            [Part(unit=f"{name}.in_proj_qkv"), Part(unit=f"{name}.in_proj_z")], [config.conv_dim, config.linear_value_dim], model
+            [Part(unit=f"{name}.in_proj_qkv"), Part(unit=f"{name}.in_proj_z")],
+            [config.conv_dim, config.linear_value_dim],
+            model,
         )
-        self.gate_proj = Projection([Part(unit=f"{name}.in_proj_a"), Part(unit=f"{name}.in_proj_b")], [heads, heads], model)
+        self.gate_proj = Projection(
+            [Part(unit=f"{name}.in_proj_a"), Part(unit=f"{name}.in_proj_b")], [heads, heads], model
+        )
         self.conv = Plain(f"{name}.conv1d.weight", (config.conv_dim, config.linear_conv_kernel_dim), "conv")
         self.decay_scale = Plain(f"{name}.A_log", (heads,), "negative_exp")
         self.dt_bias = Plain(f"{name}.dt_bias", (heads,))
@@ -224,8 +237,12 @@ class FullAttention(nn.Module):
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         config = self.config
         q, gate, k, v = self.in_proj(x)
-        q = edge.rms_norm(q.unflatten(-1, (config.num_attention_heads, config.head_dim)), self.q_norm(), config.rms_norm_eps)
-        k = edge.rms_norm(k.unflatten(-1, (config.num_key_value_heads, config.head_dim)), self.k_norm(), config.rms_norm_eps)
+        q = edge.rms_norm(
+            q.unflatten(-1, (config.num_attention_heads, config.head_dim)), self.q_norm(), config.rms_norm_eps
+        )
+        k = edge.rms_norm(
+            k.unflatten(-1, (config.num_key_value_heads, config.head_dim)), self.k_norm(), config.rms_norm_eps
+        )
         v = v.unflatten(-1, (config.num_key_value_heads, config.head_dim))
         q, k = rope.rotate(q), rope.rotate(k)
         out, k_cache, v_cache = edge.attention(q, k, v, *state, rope.start, config.head_dim**-0.5)
@@ -245,7 +262,8 @@ class Rope:
     sections: tuple[int, int, int]
 
     def rotate(self, x: Tensor) -> Tensor:
-        return edge.rotary(x, self.positions, self.cos_table, self.sin_table, list(self.sections))
+        rotated: Tensor = edge.rotary(x, self.positions, self.cos_table, self.sin_table, list(self.sections))
+        return rotated
 
 
 class FeedForward(nn.Module):
@@ -300,6 +318,9 @@ class Decoder(nn.Module):
     State tensors come and go in the order of `export.state.state_tensors`. Buffers are uninitialised: fill them with
     `load` or capture under FakeTensorMode.
     """
+
+    cos_table: Tensor
+    sin_table: Tensor
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Write `manifest.json`: what was made, from what, with which tools, and how it was checked. The reader is runtimes/artifact.py."""
+"""Write `manifest.json`: what was made, from what, with which tools, how it was checked. runtimes/artifact.py reads it."""
 
 import hashlib
 import os
@@ -64,7 +64,9 @@ def is_up_to_date(place: Path, wanted_spec: str, checkpoint_hash: str) -> bool:
         return False
     if (manifest.inputs.spec_hash, manifest.inputs.checkpoint_hash) != (wanted_spec, checkpoint_hash):
         return False
-    return manifest.measured.parity is not None and all(_length(place / entry.path) == entry.bytes for entry in manifest.files)
+    return manifest.measured.parity is not None and all(
+        _length(place / entry.path) == entry.bytes for entry in manifest.files
+    )
 
 
 def artifact_manifest(
@@ -84,7 +86,9 @@ def artifact_manifest(
         scheme=plan.spec.scheme,
         method=plan.spec.method,
         backend=build.backend,
-        runtime=RuntimeVersion(name=module.RUNTIME, version=version(module.RUNTIME), oldest_version=module.OLDEST_RUNTIME),
+        runtime=RuntimeVersion(
+            name=module.RUNTIME, version=version(module.RUNTIME), oldest_version=module.OLDEST_RUNTIME
+        ),
         context_length=plan.spec.context_length,
         prefill_chunk=lowered.prefill_chunk,
         vocab_size=plan.config.vocab_size,
@@ -126,7 +130,8 @@ def file_entries(directory: Path) -> tuple[FileEntry, ...]:
     """Every file of the directory but the manifest, with length and sha256."""
     files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST_NAME)
     return tuple(
-        FileEntry(path=path.relative_to(directory).as_posix(), bytes=path.stat().st_size, sha256=_sha256(path)) for path in files
+        FileEntry(path=path.relative_to(directory).as_posix(), bytes=path.stat().st_size, sha256=_sha256(path))
+        for path in files
     )
 
 

@@ -2,10 +2,13 @@
 
 The decoder is ordinary torch except for these. Each stands for something that a phone runtime has a fused kernel for;
 a backend is mostly a table from them to its own kernels (`ExportedProgram.run_decompositions`). The references here are
-what transformers computes (transformers/models/qwen3_5/modeling_qwen3_5.py), so eager torch is the oracle of every backend.
+what transformers computes (transformers/models/qwen3_5/modeling_qwen3_5.py), so eager torch is the oracle of every
+backend.
 
 Axis words: B batch (1 on phones), T tokens, H heads, D head size, C channels, K kernel width, S cache slots.
 """
+
+# ruff: noqa: ARG001 (a fake kernel has the signature of its operator)
 
 import torch
 from torch import Tensor
@@ -20,22 +23,25 @@ def linear(
 ) -> Tensor:
     """x (..., in) times quantized weights: int8 codes (out, in), float32 scales (out, in / group_size).
 
-    `activation` is what the runtime does to x before the integer product: "none"; "int8_group", symmetric absmax/127 over
-    each `activation_group` inputs (ONNX Runtime MatMulNBits at accuracy_level 4, mlas/sqnbitgemm `QuantizeARow_CompInt8`);
-    "int8_token", asymmetric over the whole row (XNNPACK qd8, `xnn_f32_qd8_asymmetric_quantization_params`).
+    `activation` is what the runtime does to x before the integer product: "none"; "int8_group", symmetric absmax/127
+    over each `activation_group` inputs (ONNX Runtime MatMulNBits at accuracy_level 4, mlas/sqnbitgemm
+    `QuantizeARow_CompInt8`); "int8_token", asymmetric over the whole row (XNNPACK qd8,
+    `xnn_f32_qd8_asymmetric_quantization_params`).
     """
     weight = dequantize(codes, scales)  # (out, in)
     return functional.linear(quantize_activation(x, activation, activation_group), weight)
 
 
 @linear.register_fake
-def _(x: Tensor, codes: Tensor, scales: Tensor, bits: int, group_size: int, activation: str, activation_group: int) -> Tensor:
+def _(
+    x: Tensor, codes: Tensor, scales: Tensor, bits: int, group_size: int, activation: str, activation_group: int
+) -> Tensor:
     return x.new_empty((*x.shape[:-1], codes.shape[0]))
 
 
 @torch.library.custom_op("edge::embedding", mutates_args=())
 def embedding(ids: Tensor, codes: Tensor, scales: Tensor, bits: int, group_size: int) -> Tensor:
-    """Rows of a quantized table: ids (B, T), codes (vocab, hidden), scales (vocab, hidden / group_size) -> (B, T, hidden)."""
+    """Rows of a table: ids (B, T), codes (vocab, hidden), scales (vocab, hidden / group_size) -> (B, T, hidden)."""
     rows = ids.reshape(-1)
     return dequantize(codes[rows], scales[rows]).reshape(*ids.shape, codes.shape[1])
 
@@ -92,20 +98,24 @@ def _(x: Tensor, eps: float) -> Tensor:
 
 @torch.library.custom_op("edge::delta_gate", mutates_args=())
 def delta_gate(a: Tensor, b: Tensor, decay_scale: Tensor, dt_bias: Tensor) -> tuple[Tensor, Tensor]:
-    """(decay_scale * softplus(a + dt_bias), sigmoid(b)), each (B, T, H); decay_scale = -exp(A_log), so decay is a log <= 0."""
+    """(decay_scale * softplus(a + dt_bias), sigmoid(b)), each (B, T, H); decay_scale = -exp(A_log): a log <= 0."""
     return decay_scale * functional.softplus(a + dt_bias), torch.sigmoid(b)
 
 
 @delta_gate.register_fake
 def _(a: Tensor, b: Tensor, decay_scale: Tensor, dt_bias: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(a, memory_format=torch.contiguous_format), torch.empty_like(b, memory_format=torch.contiguous_format)
+    return torch.empty_like(a, memory_format=torch.contiguous_format), torch.empty_like(
+        b, memory_format=torch.contiguous_format
+    )
 
 
 @torch.library.custom_op("edge::gated_delta", mutates_args=())
 def gated_delta(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, state: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """The gated delta rule (Yang et al. 2024, arXiv 2412.06464): S <- exp(g) S + k (beta (v - exp(g) S^T k))^T, out = S^T q.
+    """The gated delta rule (Yang et al. 2024, arXiv 2412.06464).
+
+    S <- exp(g) S + k (beta (v - exp(g) S^T k))^T, out = S^T q.
 
     q, k (B, T, Hk, D) l2-normed, q is multiplied by `scale` here; v (B, T, Hv, D), Hv a multiple of Hk (each key head
     serves Hv / Hk consecutive value heads); log_decay, beta (B, T, Hv); state (B, Hv, D, D) float32, key axis first.
@@ -152,12 +162,16 @@ def chunked_gated_delta(
     outputs = []
     for start in range(0, v.shape[2], chunk):
         part = slice(start, start + chunk)
-        out, state = _delta_chunk(q[:, :, part], k[:, :, part], v[:, :, part], log_decay[:, :, part], beta[:, :, part], state)
+        out, state = _delta_chunk(
+            q[:, :, part], k[:, :, part], v[:, :, part], log_decay[:, :, part], beta[:, :, part], state
+        )
         outputs.append(out)
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), state
 
 
-def _delta_chunk(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+def _delta_chunk(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
     tokens = q.shape[2]
     total = log_decay.cumsum(-1)  # (B, H, T): log-decay from the chunk's start to each token
     lower = torch.ones(tokens, tokens, dtype=torch.bool, device=q.device).tril()
@@ -173,7 +187,7 @@ def _delta_chunk(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tenso
 
 @torch.library.custom_op("edge::causal_conv", mutates_args=())
 def causal_conv(x: Tensor, weight: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """silu of a depthwise causal convolution: x (B, T, C), weight (C, K), state (B, C, K - 1) -> (B, T, C), new state."""
+    """silu of a depthwise causal convolution: x (B, T, C), weight (C, K), state (B, C, K - 1) -> (B, T, C), state."""
     joined = torch.cat([state, x.transpose(1, 2)], dim=-1)  # (B, C, K - 1 + T)
     out = functional.conv1d(joined, weight.unsqueeze(1), groups=weight.shape[0])
     return functional.silu(out).transpose(1, 2).contiguous(), joined[..., -state.shape[-1] :].contiguous()
@@ -188,7 +202,9 @@ def _(x: Tensor, weight: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
 def attention(
     q: Tensor, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, position: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Causal attention over a cache: q (B, T, H, D), k and v (B, T, Hkv, D), caches (B, Hkv, S, D), position (1,) int64.
+    """Causal attention over a cache.
+
+    q (B, T, H, D), k and v (B, T, Hkv, D), caches (B, Hkv, S, D), position (1,) int64.
 
     Token t sits in cache slot position + t. Returns out (B, T, H, D) and both caches with the new rows written.
     """
@@ -285,7 +301,8 @@ def _int8_symmetric(x: Tensor, group: int) -> Tensor:
     largest = groups.abs().amax(-1, keepdim=True)
     inverse = torch.where(largest > 0, 127.0 / largest, torch.zeros_like(largest))
     codes = (groups * inverse).round().clamp(-128, 127)
-    return (codes * (largest / 127.0)).flatten(-2)
+    rounded: Tensor = codes * (largest / 127.0)
+    return rounded.flatten(-2)
 
 
 def _int8_asymmetric(x: Tensor) -> Tensor:

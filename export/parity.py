@@ -104,7 +104,10 @@ def stream_logits(
         for start in range(0, tokens, TOKENS_AT_ONCE):
             part = slice(start, start + TOKENS_AT_ONCE)
             rope = Rope(
-                text_positions(start, min(TOKENS_AT_ONCE, tokens - start)), torch.tensor([start]), *tables, config.mrope_section
+                text_positions(start, min(TOKENS_AT_ONCE, tokens - start)),
+                torch.tensor([start]),
+                *tables,
+                config.mrope_section,
             )
             before = None if update is None else update[:, part]
             after, kept, pair = layer(before, residual[:, part], rope, pair, False)

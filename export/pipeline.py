@@ -78,7 +78,9 @@ def read_inputs(plan: Plan, progress: Progress) -> Inputs:
     check_tensors(checkpoint, text_tensors(plan.config))
     text = read_text_files(resolved.path, plan.config.vocab_size)
     progress.note(f"{plan.model} from {resolved.path} ({resolved.weights} weights)")
-    return Inputs(plan=plan, resolved=resolved, checkpoint=checkpoint, text=text, checkpoint_hash=checkpoint.content_hash())
+    return Inputs(
+        plan=plan, resolved=resolved, checkpoint=checkpoint, text=text, checkpoint_hash=checkpoint.content_hash()
+    )
 
 
 def make_artifact(inputs: Inputs, build: Build, progress: Progress) -> None:
@@ -191,7 +193,9 @@ def _disk_errors(out: Path) -> Iterator[None]:
                 "layers are kept"
             ) from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise OutputError(f"{error.filename or out}: cannot be written ({error.strerror}); choose another --out") from error
+            raise OutputError(
+                f"{error.filename or out}: cannot be written ({error.strerror}); choose another --out"
+            ) from error
         raise
 
 
@@ -199,7 +203,9 @@ def _check_space(out: Path, build: Build) -> None:
     free = shutil.disk_usage(out).free
     needed = int(build.model_bytes * SPACE_MARGIN)
     if free < needed:
-        raise OutputError(f"{out}: {free} bytes free, {build.backend} needs about {needed}; free some, or choose another --out")
+        raise OutputError(
+            f"{out}: {free} bytes free, {build.backend} needs about {needed}; free some, or choose another --out"
+        )
 
 
 def _put_in_place(partial: Path, place: Path) -> None:

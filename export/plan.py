@@ -2,16 +2,15 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 
 from export import catalog
 from export.config import ModelConfig, parse_config, read_config
-from export.errors import BudgetError, SpecError
+from export.errors import BudgetError, SpecError, UnknownNameError
 from export.schemes import Layout, Scheme, layout
 from export.sources import RANDOM, ModelEntry, model_names, read_model_entry, source_names
 from export.spec import DEFAULT_MODEL, ExportSpec
-from export.errors import UnknownNameError
-from pathlib import Path
 
 CUSTOM = "custom"
 TEXT_FILES_BYTES = 25_000_000  # tokenizer, template, reference: what an artifact holds beside its model, at most
@@ -59,7 +58,14 @@ def make_plan(spec: ExportSpec) -> Plan:
         )
     builds = tuple(_build(name, target, scheme, config) for name in spec.backends or target.BACKENDS)
     plan = Plan(
-        spec=spec, entry=entry, model=model, config=config, scheme=scheme, method=method, threads=target.THREADS, builds=builds
+        spec=spec,
+        entry=entry,
+        model=model,
+        config=config,
+        scheme=scheme,
+        method=method,
+        threads=target.THREADS,
+        builds=builds,
     )
     _check_budget(plan)
     return plan
@@ -90,7 +96,13 @@ def _entry_of(config: ModelConfig) -> ModelEntry:
 
 
 def _dimensions(config: ModelConfig) -> tuple[object, ...]:
-    return (config.hidden_size, config.intermediate_size, config.layer_types, config.vocab_size, config.linear_num_value_heads)
+    return (
+        config.hidden_size,
+        config.intermediate_size,
+        config.layer_types,
+        config.vocab_size,
+        config.linear_num_value_heads,
+    )
 
 
 def _entry_config(entry: ModelEntry) -> ModelConfig:

@@ -92,7 +92,7 @@ def quantize_checkpoint(
     for block, members in _blocks(config).items():
         file = directory / f"{block}.safetensors"
         if not _is_complete(file):
-            _write_block(checkpoint, config, key.layout, file, members, quantize)
+            _write_block(checkpoint, key.layout, file, members, quantize)
         progress(block, sum(_member_bytes(checkpoint, member) for member in members))
     return open_quantized(directory, config, key.layout)
 
@@ -143,9 +143,7 @@ def _is_complete(file: Path) -> bool:
         return False
 
 
-def _write_block(
-    checkpoint: Checkpoint, config: ModelConfig, layout: Layout, file: Path, members: list[Member], quantize: Quantize
-) -> None:
+def _write_block(checkpoint: Checkpoint, layout: Layout, file: Path, members: list[Member], quantize: Quantize) -> None:
     tensors: dict[str, Tensor] = {}
     for member in members:
         if isinstance(member, Unit):
@@ -156,9 +154,9 @@ def _write_block(
     os.close(descriptor)
     try:
         save_file(tensors, temporary)
-        with open(temporary, "rb") as handle:
+        with Path(temporary).open("rb") as handle:
             os.fsync(handle.fileno())
-        os.replace(temporary, file)
+        Path(temporary).replace(file)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

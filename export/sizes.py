@@ -9,7 +9,7 @@ FLOAT_BYTES = 4
 
 
 def model_bytes(layout: Layout, config: ModelConfig, scale_bytes: int, row_block: int | None) -> int:
-    """Weights of the text model: codes, scales of `scale_bytes` each, floats; rows in blocks of `row_block` if blocked."""
+    """Weights of the text model: codes, scales of `scale_bytes` each, floats; rows in blocks of `row_block`, if any."""
     total = sum(_product(shape) for shape in text_tensors(config).values() if len(shape) != 2) * FLOAT_BYTES
     for unit in units(config):
         form = layout[unit.name]

@@ -37,7 +37,8 @@ class ExportSpec:
     def __post_init__(self) -> None:
         if not MIN_CONTEXT_LENGTH <= self.context_length <= MAX_CONTEXT_LENGTH:
             raise SpecError(
-                f"--context-length {self.context_length} is out of range; use {MIN_CONTEXT_LENGTH} to {MAX_CONTEXT_LENGTH} tokens"
+                f"--context-length {self.context_length} is out of range; use {MIN_CONTEXT_LENGTH} to "
+                f"{MAX_CONTEXT_LENGTH} tokens"
             )
         if self.modality != "text":
             raise SpecError(f"--modality {self.modality!r} is not built yet; use text")

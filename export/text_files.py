@@ -1,4 +1,4 @@
-"""What an artifact takes from a checkpoint beside weights: tokenizer, chat template, and the ids that start and end text."""
+"""What an artifact takes from a checkpoint beside weights: tokenizer, chat template, ids that start and end text."""
 
 import json
 import shutil
@@ -71,13 +71,19 @@ def copy_text_files(files: TextFiles, into: Path) -> list[Path]:
 
 def _check_tokenizer(path: Path, vocab_size: int) -> None:
     if not path.is_file():
-        raise ConfigError(f"{path}: not found; a checkpoint needs a Hugging Face fast tokenizer (tokenizer.json) beside its weights")
+        raise ConfigError(
+            f"{path}: not found; a checkpoint needs a Hugging Face fast tokenizer (tokenizer.json) beside its weights"
+        )
     if path.stat().st_size > MAX_TOKENIZER_BYTES:
-        raise ConfigError(f"{path}: {path.stat().st_size} bytes, more than {MAX_TOKENIZER_BYTES}; this is not a tokenizer")
+        raise ConfigError(
+            f"{path}: {path.stat().st_size} bytes, more than {MAX_TOKENIZER_BYTES}; this is not a tokenizer"
+        )
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # noqa: BLE001  (tokenizers raises bare Exception)
-        raise ConfigError(f"{path}: not a tokenizer that the `tokenizers` library opens ({error}); download it again") from error
+    except Exception as error:
+        raise ConfigError(
+            f"{path}: not a tokenizer that the `tokenizers` library opens ({error}); download it again"
+        ) from error
     if tokenizer.get_vocab_size() > vocab_size:
         raise ConfigError(
             f"{path}: {tokenizer.get_vocab_size()} tokens, but the model's vocab_size is {vocab_size}; the tokenizer belongs to "
@@ -101,7 +107,9 @@ def _chat_template(directory: Path) -> str | None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     if path.stat().st_size > MAX_JSON_BYTES:
-        raise ConfigError(f"{path}: {path.stat().st_size} bytes, more than {MAX_JSON_BYTES}; this is not a settings file")
+        raise ConfigError(
+            f"{path}: {path.stat().st_size} bytes, more than {MAX_JSON_BYTES}; this is not a settings file"
+        )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
@@ -115,5 +123,7 @@ def _ids(value: object, name: str, directory: Path, vocab_size: int) -> tuple[in
     found = value if isinstance(value, list) else [] if value is None else [value]
     for item in found:
         if isinstance(item, bool) or not isinstance(item, int) or not 0 <= item < vocab_size:
-            raise ConfigError(f"{directory}: {name} holds {item!r}; expected token ids below the vocab_size {vocab_size}")
+            raise ConfigError(
+                f"{directory}: {name} holds {item!r}; expected token ids below the vocab_size {vocab_size}"
+            )
     return tuple(dict.fromkeys(found))

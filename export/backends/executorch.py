@@ -67,7 +67,7 @@ def lower(
         model_file=MODEL_FILE,
         files=(file,),
         state=tuple(_written(tensor, value) for tensor, value in zip(inputs.state_tensors, inputs.state, strict=True)),
-        prefill_chunk=PREFILL_CHUNK,
+        prefill_chunk=_prefill_chunk(request),
         bytes_read_per_token=_bytes_read(builder, inputs),
         activations=ACTIVATIONS,
         details={"delegate": "XnnpackBackend", "delegate_calls": len(builder.regions), "kernels": _kernels(builder)},
@@ -87,7 +87,7 @@ class _Text(nn.Module):
 
 
 def _capture(request: LoweringRequest) -> tuple[Decoder, ExportedProgram]:
-    length = Dim("tokens", min=1, max=PREFILL_CHUNK)
+    length = Dim("tokens", min=1, max=_prefill_chunk(request))
     with fake_tensors():
         decoder = Decoder(request.config, request.layout, request.context_length, ACTIVATIONS)
         state = zero_state(request.config, request.context_length)
@@ -97,10 +97,14 @@ def _capture(request: LoweringRequest) -> tuple[Decoder, ExportedProgram]:
         return decoder, capture(_Text(decoder), args, shapes)
 
 
+def _prefill_chunk(request: LoweringRequest) -> int:
+    return min(PREFILL_CHUNK, request.context_length)
+
+
 def _inputs(builder: ProgramBuilder, request: LoweringRequest) -> Inputs:
     tensors = state_tensors(request.config, request.context_length)
     return Inputs(
-        tokens=builder.tensor((1, Dynamic(PREFILL_CHUNK)), Element.INT64),
+        tokens=builder.tensor((1, Dynamic(_prefill_chunk(request))), Element.INT64),
         start=builder.tensor((1,), Element.INT64),
         state=tuple(builder.state(tensor.name, _stored_shape(tensor)) for tensor in tensors),
         state_tensors=tensors,
@@ -134,7 +138,7 @@ def _written(tensor: StateTensor, value: Value) -> WrittenState:
 def _metadata(request: LoweringRequest) -> dict[str, Sequence[int | bool]]:
     """What ExecuTorch's text runners read (extension/llm/runner/constants.h)."""
     found: dict[str, Sequence[int | bool]] = {
-        "get_max_seq_len": [PREFILL_CHUNK],
+        "get_max_seq_len": [_prefill_chunk(request)],
         "get_max_context_len": [request.context_length],
         "get_vocab_size": [request.config.vocab_size],
         "get_n_layers": [request.config.num_layers],

@@ -6,7 +6,8 @@ the other, and the last instructions exchange the two handles (`MoveCall`), so t
 call that fails half-way leaves the state as it was. And constants may share bytes with a delegate's.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -120,7 +121,7 @@ class ProgramBuilder:
     def close_region(self) -> None:
         """Call the open XNNPACK graph here."""
         if self.region is not None:
-            call = schema.DelegateCall(delegate_index=len(self.regions) - 1, args=[])
+            call = schema.DelegateCall(delegate_index=self.regions.index(self.region), args=[])
             self.calls.append(Call(schema.Instruction(call), region=self.region))
             self.region = None
 
@@ -139,14 +140,37 @@ class ProgramBuilder:
         self._kernel_call(name, overload, [*(self._index(arg) for arg in args), result.index], reads, ())
         return result
 
+    def call(self, region: Region, inputs: Sequence[Value], outputs: Sequence[Value]) -> None:
+        """Call a graph that many calls share; an output may be an input too, where the graph reads it before."""
+        for value in inputs:
+            self.require(value)
+        indices = [self.require(value) for value in (*inputs, *outputs)]
+        instruction = schema.DelegateCall(delegate_index=self.regions.index(region), args=indices)
+        self.calls.append(Call(schema.Instruction(instruction), tuple(inputs), tuple(outputs)))
+
+    def shared_region(self) -> Region:
+        """A graph that is called explicitly, by `call`."""
+        region = Region(self.named_data)
+        self.regions.append(region)
+        return region
+
+    @contextmanager
+    def only_if(self, condition: Slot, wanted: bool) -> Iterator[None]:
+        """Instructions that run where the truth value is as wanted."""
+        jump = schema.JumpFalseCall(cond_value_index=condition.index, destination_instruction=0)
+        if not wanted:
+            self.calls.append(Call(schema.Instruction(schema.JumpFalseCall(condition.index, len(self.calls) + 2))))
+            jump.cond_value_index = self.number(False)
+        self.calls.append(Call(schema.Instruction(jump)))
+        yield
+        jump.destination_instruction = len(self.calls)
+
     def clear_if(self, condition: Slot, states: Sequence[Value]) -> None:
         """Where the condition holds, fill the states with zeros, whatever is in them (also NaN)."""
-        jump = schema.JumpFalseCall(cond_value_index=condition.index, destination_instruction=0)
-        self.calls.append(Call(schema.Instruction(jump)))
-        for state in states:
-            sizes = self._append(schema.IntList([self.number(int(size)) for size in state.shape]))
-            self._kernel_call("aten::zeros", "out", [sizes, *[self.require(state)] * 2], (), (state,))
-        jump.destination_instruction = len(self.calls)
+        with self.only_if(condition, wanted=True):
+            for state in states:
+                sizes = self._append(schema.IntList([self.number(int(size)) for size in state.shape]))
+                self._kernel_call("aten::zeros", "out", [sizes, *[self.require(state)] * 2], (), (state,))
 
     def exchange(self, pairs: Sequence[tuple[Value, Value]]) -> None:
         """Swap the handles of each pair: what was written becomes what the next call reads."""
@@ -174,8 +198,8 @@ class ProgramBuilder:
         """Close the last region and hand out every value that crosses from one region to another."""
         self.close_region()
         self.require(output)
-        for region in self.regions:
-            for value in region.inputs:
+        for call in self.calls:
+            for value in call.region.inputs if call.region else ():
                 self.require(value)
 
     # -- the finished method -----------------------------------------------------------------------------------------

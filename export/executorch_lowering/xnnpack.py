@@ -21,7 +21,7 @@ from export.executorch_lowering.tensors import Dynamic, Shape, Value
 
 INVALID_ID = 2**32 - 1
 EXTERNAL_INPUT, EXTERNAL_OUTPUT = 1, 2
-KEEP_DIMS = 0x40
+KEEP_DIMS, TRANSPOSE_RIGHT = 0x40, 1
 NAMED_DATA = 2**64 - 1  # the offset of constants that live in the program's named data
 
 
@@ -120,6 +120,23 @@ class Region:
         out = self._result(x.shape)
         node = schema.XNNClamp(input_id=self.use(x), output_id=self.use(out), flags=0)
         self._node(node, schema.OutputMinMax(output_min=0.0, output_max="inf"))
+        return out
+
+    def non_positive_part(self, x: Value) -> Value:
+        out = self._result(x.shape)
+        node = schema.XNNClamp(input_id=self.use(x), output_id=self.use(out), flags=0)
+        self._node(node, schema.OutputMinMax(output_min="-inf", output_max=0.0))
+        return out
+
+    def batch_product(self, left: Value, right: Value, transpose_right: bool = False) -> Value:
+        """(B, M, K) times (B, K, N), or times (B, N, K) transposed; the right factor is packed in every call."""
+        columns = right.shape[1] if transpose_right else right.shape[2]
+        out = self._result((*left.shape[:2], columns))
+        flags = TRANSPOSE_RIGHT if transpose_right else 0
+        node = schema.XNNBatchMatrixMultiply(
+            input1_id=self.use(left), input2_id=self.use(right), output_id=self.use(out), flags=flags
+        )
+        self._node(node)
         return out
 
     def mean_square(self, x: Value) -> Value:

@@ -39,12 +39,15 @@ class DataFile:
         self._progress(name, array.nbytes)
         return self._reference(name, offset, array.nbytes, ir.DataType.from_numpy(array.dtype), array.shape)
 
-    def alias(self, tensor: ir.TensorProtocol, name: str, shape: tuple[int, ...], first_row: int = 0) -> ir.TensorProtocol:
+    def alias(
+        self, tensor: ir.TensorProtocol, name: str, shape: tuple[int, ...], first_row: int = 0
+    ) -> ir.TensorProtocol:
         """A second name and shape for bytes already written: all of them, or as many rows as `shape` has."""
         if not isinstance(tensor, ir.ExternalTensor):
             rows = tensor.numpy()[first_row : first_row + shape[0]]
             return ir.tensor(rows.reshape(shape), name=name)
-        assert tensor.offset is not None and tensor.length is not None
+        assert tensor.offset is not None
+        assert tensor.length is not None
         row_bytes = tensor.length // int(tensor.shape[0])  # type: ignore[arg-type]
         offset = tensor.offset + first_row * row_bytes
         return self._reference(name, offset, shape[0] * row_bytes, tensor.dtype, shape)
@@ -52,7 +55,9 @@ class DataFile:
     def close(self) -> None:
         self._file.close()
 
-    def _reference(self, name: str, offset: int, length: int, dtype: ir.DataType, shape: tuple[int, ...]) -> ir.ExternalTensor:
+    def _reference(
+        self, name: str, offset: int, length: int, dtype: ir.DataType, shape: tuple[int, ...]
+    ) -> ir.ExternalTensor:
         return ir.ExternalTensor(
             self.path.name, offset, length, dtype, shape=ir.Shape(shape), name=name, base_dir=self.path.parent
         )

@@ -2,8 +2,8 @@
 
 Differences from what its own builder writes: `max_length` is the context the artifact was made for (GenAI allocates a
 cache of that length at once), every EOS id is listed, and the thread count is set, since by default GenAI counts
-physical cores and runs on one thread where a virtual machine shows it one. `chunk_size` bounds the activations of a long
-prompt: the fused operators take as long per token at 128 tokens as at 512.
+physical cores and runs on one thread where a virtual machine shows it one. `chunk_size` bounds the activations of a
+long prompt: the fused operators take as long per token at 128 tokens as at 512.
 """
 
 from typing import Any

@@ -21,8 +21,18 @@ from export.state import StateTensor, state_tensors
 IR_VERSION = 10  # what ONNX Runtime 1.20 and later open
 TRACED_TOKENS = 8
 TRACED_PAST = 16
-PAST_NAMES = {"key": "past_key_values.{}.key", "value": "past_key_values.{}.value", "conv": "past.{}.conv", "recurrent": "past.{}.recurrent"}
-PRESENT_NAMES = {"key": "present.{}.key", "value": "present.{}.value", "conv": "present.{}.conv", "recurrent": "present.{}.recurrent"}
+PAST_NAMES = {
+    "key": "past_key_values.{}.key",
+    "value": "past_key_values.{}.value",
+    "conv": "past.{}.conv",
+    "recurrent": "past.{}.recurrent",
+}
+PRESENT_NAMES = {
+    "key": "present.{}.key",
+    "value": "present.{}.value",
+    "conv": "present.{}.conv",
+    "recurrent": "present.{}.recurrent",
+}
 
 
 @dataclass(frozen=True)
@@ -38,7 +48,9 @@ class _TextModel(nn.Module):
         super().__init__()
         self.decoder = decoder
 
-    def forward(self, tokens: Tensor, positions: Tensor, bounds: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def forward(
+        self, tokens: Tensor, positions: Tensor, bounds: Tensor, state: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
         logits, new_state = self.decoder(tokens, positions, bounds, state, last_only=True)
         return logits, new_state
 
@@ -64,9 +76,17 @@ def write_graph(
         tokens = _input("input_ids", ir.DataType.INT64, [1, "sequence_length"])
         mask = _input("attention_mask", ir.DataType.INT64, [1, "total_sequence_length"])
         positions = _input("position_ids", ir.DataType.INT64, [3, 1, "sequence_length"])
-        pasts = [_input(PAST_NAMES[entry.kind].format(entry.layer), ir.DataType.FLOAT, _shape(entry, "past_sequence_length")) for entry in stored]
+        pasts = [
+            _input(PAST_NAMES[entry.kind].format(entry.layer), ir.DataType.FLOAT, _shape(entry, "past_sequence_length"))
+            for entry in stored
+        ]
         names = [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"]
-        values = [Value(packed=tokens), Value(packed=positions), _bounds(emitter, mask), *(Value(packed=past) for past in pasts)]
+        values = [
+            Value(packed=tokens),
+            Value(packed=positions),
+            _bounds(emitter, mask),
+            *(Value(packed=past) for past in pasts),
+        ]
         named_weights = {f"decoder.{name}": weight for name, weight in weights.items()}
         results = translate(emitter, program, dict(zip(names, values, strict=True)), named_weights, profile)
         outputs = [emitter.packed(results[0], "logits")]
@@ -97,7 +117,12 @@ def _capture(decoder: Decoder, state: tuple[StateTensor, ...]) -> torch.export.E
         torch.zeros(1, TRACED_TOKENS, dtype=torch.int64),
         torch.zeros(3, 1, TRACED_TOKENS, dtype=torch.int64),
         torch.zeros(1, dtype=torch.int32),
-        [torch.empty(tuple(TRACED_PAST if axis == entry.token_axis else size for axis, size in enumerate(entry.shape))) for entry in state],
+        [
+            torch.empty(
+                tuple(TRACED_PAST if axis == entry.token_axis else size for axis, size in enumerate(entry.shape))
+            )
+            for entry in state
+        ],
     )
     grows = [None if entry.token_axis is None else {entry.token_axis: past} for entry in state]
     return capture(_TextModel(decoder), args, ({1: tokens}, {2: tokens}, None, grows))

@@ -6,7 +6,6 @@ scale per block. Per-row 8-bit codes are packed in blocks with the row's scale r
 
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 import torch
 from torch import Tensor
@@ -50,7 +49,7 @@ class PlainInitializer:
 
 
 class ScalesInitializer:
-    """float32 scales (out_features, in_features / block_size), a row's scale repeated where blocks are smaller than groups."""
+    """float32 scales (out_features, in_features / block_size); a row's scale is repeated where blocks are smaller."""
 
     def __init__(self, source: Source, name: str, recipe: Recipe, blocks: int) -> None:
         self._source, self._name, self._recipe, self._blocks = source, name, recipe, blocks
@@ -81,7 +80,7 @@ class CodesInitializer:
 
     def __init__(self, source: Source, name: str, recipe: Recipe, matrix: Matrix) -> None:
         self._source, self._name, self._recipe = source, name, recipe
-        self.out_features, self.in_features = matrix.codes.shape
+        self.out_features, self.in_features = (int(size) for size in matrix.codes.shape)
         self.bits = matrix.form.bits
         self.block_size = block_size(matrix)
         self._written: ir.TensorProtocol | None = None
@@ -134,7 +133,7 @@ class FloatMatrixInitializer:
     def _write(self, emitter: Emitter) -> ir.Value:
         if self._value is None:
             weight = self._source.tensor(self._recipe)
-            array: np.ndarray = (weight if self._is_table else weight.T).contiguous().numpy()  # type: ignore[type-arg]
+            array = (weight if self._is_table else weight.T).contiguous().numpy()
             self._value = emitter.add_initializer(self._source.data.write(self._name, array))
         return self._value
 
@@ -164,5 +163,3 @@ def initializers(decoder: Decoder, source: Source) -> dict[str, Initializer]:
 def block_size(matrix: Matrix) -> int:
     """The block that a quantized matrix is packed in: its group, or the activation block of a per-row format."""
     return matrix.form.group_size or matrix.activation_group
-
-

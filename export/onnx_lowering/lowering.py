@@ -26,8 +26,9 @@ def check_blocks(layout: Layout, backend: str) -> None:
     """Refuse what MatMulNBits cannot hold."""
     for unit, form in layout.items():
         if form.group_size is not None and form.group_size not in BLOCK_SIZES:
+            known = ", ".join(map(str, BLOCK_SIZES))
             raise UnsupportedSchemeError(
-                f"{backend} cannot pack {unit} as {form}: MatMulNBits takes blocks of {', '.join(map(str, BLOCK_SIZES))}; "
+                f"{backend} cannot pack {unit} as {form}: MatMulNBits takes blocks of {known}; "
                 "use --group-size 32, 64 or 128"
             )
 
@@ -43,14 +44,15 @@ def lower_with(
     model = directory / MODEL_FILE
     state = write_graph(store, request, profile, ACTIVATIONS, model, progress)
     config = directory / "genai_config.json"
-    config.write_text(json.dumps(genai_config(request, MODEL_FILE, PREFILL_CHUNK), indent=2) + "\n", encoding="utf-8")
+    chunk = min(PREFILL_CHUNK, request.context_length)
+    config.write_text(json.dumps(genai_config(request, MODEL_FILE, chunk), indent=2) + "\n", encoding="utf-8")
     data = model.with_name(MODEL_FILE + ".data")
     fixed_state_bytes = sum(4 * prod(entry.shape) for entry in state if entry.token_axis is None)
     return Lowered(
         model_file=MODEL_FILE,
         files=(model, data, config),
         state=state,
-        prefill_chunk=PREFILL_CHUNK,
+        prefill_chunk=chunk,
         bytes_read_per_token=data.stat().st_size + 2 * fixed_state_bytes,  # state is read and written
         activations=ACTIVATIONS,
         details={"opset": profile.opset, "oldest_runtime": profile.oldest_runtime},

@@ -1,4 +1,4 @@
-"""What each `edge::` operator becomes on ONNX Runtime from 1.30 on: its fused operators, one node each where one exists."""
+"""What each `edge::` operator becomes on ONNX Runtime from 1.30 on: its fused operators, one node where one exists."""
 
 import math
 from collections.abc import Mapping
@@ -63,7 +63,13 @@ def _rms_norm(emitter: Emitter, args: list[Any], node: fx.Node) -> list[Value]:
     attributes = {"axis": -1, "epsilon": eps}
     if x.heads is None:
         whole = emitter.packed(x, node.name)
-        return [Value(packed=emitter.one("SimplifiedLayerNormalization", [whole, weight.value(emitter)], attributes, node.name))]
+        return [
+            Value(
+                packed=emitter.one(
+                    "SimplifiedLayerNormalization", [whole, weight.value(emitter)], attributes, node.name
+                )
+            )
+        ]
     whole = emitter.with_heads(x, node.name)
     normed = emitter.one("SimplifiedLayerNormalization", [whole, weight.value(emitter)], attributes, node.name)
     return [Value(with_heads=normed, heads=x.heads)]
@@ -78,11 +84,13 @@ def _add_rms_norm(emitter: Emitter, args: list[Any], node: fx.Node) -> list[Valu
 
 
 def _gated_rms_norm(emitter: Emitter, args: list[Any], node: fx.Node) -> list[Value]:
-    """Three vectorised operators: the fused GatedRMSNorm of 1.31 is scalar code and takes 16 times as long (docs/log.md)."""
+    """Three vectorised operators: 1.31's fused GatedRMSNorm is scalar code and takes 16 times as long (docs/log.md)."""
     x, gate, weight, eps = args
     inputs = [emitter.with_heads(x, f"{node.name}/x"), weight.value(emitter)]
     normed = emitter.one("SimplifiedLayerNormalization", inputs, {"axis": -1, "epsilon": eps}, f"{node.name}/norm")
-    silu = emitter.one(f"{MICROSOFT}::QuickGelu", [emitter.packed(gate, node.name)], {"alpha": 1.0}, f"{node.name}/silu")
+    silu = emitter.one(
+        f"{MICROSOFT}::QuickGelu", [emitter.packed(gate, node.name)], {"alpha": 1.0}, f"{node.name}/silu"
+    )
     flat = emitter.packed(Value(with_heads=normed), f"{node.name}/norm")
     return [Value(packed=emitter.one("Mul", [flat, silu], {}, node.name), heads=x.heads)]
 
@@ -94,20 +102,28 @@ def _l2_norm(emitter: Emitter, args: list[Any], node: fx.Node) -> list[Value]:
     head_dim = x.heads[1]
     scale = emitter.float_constant(f"l2_scale_{head_dim}", np.full(head_dim, 1 / math.sqrt(head_dim)))
     attributes = {"axis": -1, "epsilon": eps / head_dim}
-    normed = emitter.one("SimplifiedLayerNormalization", [emitter.with_heads(x, node.name), scale], attributes, node.name)
+    normed = emitter.one(
+        "SimplifiedLayerNormalization", [emitter.with_heads(x, node.name), scale], attributes, node.name
+    )
     return [Value(with_heads=normed, heads=x.heads)]
 
 
 def _delta_gate(emitter: Emitter, args: list[Any], node: fx.Node) -> list[Value]:
     a, b, decay_scale, dt_bias = args
-    inputs = [emitter.packed(a, node.name), dt_bias.value(emitter), decay_scale.value(emitter), emitter.packed(b, node.name)]
+    inputs = [
+        emitter.packed(a, node.name),
+        dt_bias.value(emitter),
+        decay_scale.value(emitter),
+        emitter.packed(b, node.name),
+    ]
     return [Value(packed=out) for out in emitter.node(f"{MICROSOFT}::LinearAttentionGate", inputs, {}, node.name, 2)]
 
 
 def _gated_delta(emitter: Emitter, args: list[Any], node: fx.Node) -> list[Value]:
     q, k, v, log_decay, beta, state, scale = args
     name = node.name
-    assert q.heads is not None and v.heads is not None
+    assert q.heads is not None
+    assert v.heads is not None
     attributes = {"q_num_heads": q.heads[0], "kv_num_heads": v.heads[0], "update_rule": "gated_delta", "scale": scale}
     inputs = [emitter.packed(value, name) for value in (q, k, v)]
     inputs += [state.packed, emitter.packed(log_decay, name), emitter.packed(beta, name)]
@@ -139,7 +155,8 @@ def _causal_conv(emitter: Emitter, args: list[Any], node: fx.Node) -> list[Value
 def _attention(emitter: Emitter, args: list[Any], node: fx.Node) -> list[Value]:
     q, k, v, k_cache, v_cache, bounds, scale = args
     name = node.name
-    assert q.heads is not None and k.heads is not None
+    assert q.heads is not None
+    assert k.heads is not None
     attributes = {"num_heads": q.heads[0], "kv_num_heads": k.heads[0], "scale": scale, "do_rotary": 0}
     inputs = [emitter.packed(value, name) for value in (q, k, v)]
     inputs += [k_cache.packed, v_cache.packed, bounds.last_slots, bounds.total]

@@ -1,4 +1,4 @@
-"""The same graph for older runtimes: what ONNX Runtime 1.25.1 lacks of the newest profile, written in standard operators.
+"""The same graph for older runtimes: what ONNX Runtime 1.25.1 lacks of the newest profile, in standard operators.
 
 LinearAttention came with 1.25.1 and sets the floor; MRotaryEmbedding came with 1.29, LinearAttentionGate with 1.30.
 """

@@ -38,7 +38,7 @@ Emit = Callable[["Emitter", list[Any], fx.Node], list[Value]]
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """What a range of ONNX Runtime versions offers: the table from operators to nodes, and how it keeps the conv state."""
+    """What a range of ONNX Runtime versions offers: operators by node, and how it keeps the convolution's state."""
 
     oldest_runtime: str
     opset: int
@@ -81,7 +81,9 @@ class Emitter:
 
     def add_initializer(self, tensor: ir.TensorProtocol) -> ir.Value:
         assert tensor.name is not None
-        value = ir.Value(name=tensor.name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        value = ir.Value(
+            name=tensor.name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
+        )
         self.initializers[tensor.name] = value
         return value
 
@@ -95,7 +97,8 @@ class Emitter:
     def with_heads(self, value: Value, name: str) -> ir.Value:
         """The value as (1, T, H, D)."""
         if value.with_heads is None:
-            assert value.packed is not None and value.heads is not None
+            assert value.packed is not None
+            assert value.heads is not None
             shape = self.constant([0, 0, *value.heads])
             value.with_heads = self.one("Reshape", [value.packed, shape], {}, f"{name}/heads")
         return value.with_heads
@@ -123,7 +126,7 @@ def translate(
 
 
 def _call(emitter: Emitter, node: fx.Node, environment: dict[fx.Node, Any], profile: Profile) -> Any:
-    args = fx.node.map_arg(node.args, lambda arg: environment[arg])
+    args: Any = fx.node.map_arg(node.args, lambda arg: environment[arg])
     if getattr(node.target, "__name__", "") == "getitem":
         return args[0][args[1]]
     if node.target in SHAPES:
@@ -132,12 +135,14 @@ def _call(emitter: Emitter, node: fx.Node, environment: dict[fx.Node, Any], prof
         return None
     if node.target not in profile.table:
         known = ", ".join(sorted(str(target) for target in profile.table))
-        raise LoweringError(f"onnx: the captured graph holds {node.target} at {node.name}, which no table lowers; known: {known}")
+        raise LoweringError(
+            f"onnx: the captured graph holds {node.target} at {node.name}, which no table lowers; known: {known}"
+        )
     results = profile.table[node.target](emitter, list(args), node)
     return results if len(results) > 1 else results[0]
 
 
-def _split_or_merge_heads(emitter: Emitter, args: list[Any], node: fx.Node) -> Value:
+def _split_or_merge_heads(emitter: Emitter, args: list[Any], node: fx.Node) -> Value:  # noqa: ARG001 (SHAPES' signature)
     """(1, T, H * D) to (1, T, H, D) or back: the same value under another shape, so nothing is emitted yet."""
     value: Value = args[0]
     before, after = node.args[0].meta["val"].shape, node.meta["val"].shape  # type: ignore[union-attr]
@@ -145,7 +150,9 @@ def _split_or_merge_heads(emitter: Emitter, args: list[Any], node: fx.Node) -> V
         return Value(packed=value.packed, heads=(int(after[2]), int(after[3])))
     if len(before) == 4 and len(after) == 3:
         return value
-    raise LoweringError(f"onnx: {node.name} turns {tuple(before)} into {tuple(after)}; only splitting and merging heads is lowered")
+    raise LoweringError(
+        f"onnx: {node.name} turns {tuple(before)} into {tuple(after)}; only splitting and merging heads is lowered"
+    )
 
 
 def _split(emitter: Emitter, args: list[Any], node: fx.Node) -> list[Value]:
@@ -154,7 +161,9 @@ def _split(emitter: Emitter, args: list[Any], node: fx.Node) -> list[Value]:
     rank = len(node.args[0].meta["val"].shape)  # type: ignore[union-attr]
     name = node.name
     if axis in (-1, rank - 1) and rank == 3:
-        parts = emitter.node("Split", [emitter.packed(value, name), emitter.constant(sizes)], {"axis": -1}, name, len(sizes))
+        parts = emitter.node(
+            "Split", [emitter.packed(value, name), emitter.constant(sizes)], {"axis": -1}, name, len(sizes)
+        )
         return [Value(packed=part) for part in parts]
     if axis == 2 and rank == 4:
         head_dim = int(node.args[0].meta["val"].shape[3])  # type: ignore[union-attr]
@@ -168,7 +177,9 @@ def _slice(emitter: Emitter, args: list[Any], node: fx.Node) -> Value:
     """The last token: (1, T, ...) to (1, 1, ...)."""
     value, axis, start, end = args
     if (axis, start, end) != (1, -1, INT64_MAX):
-        raise LoweringError(f"onnx: slice {node.name} of axis {axis} from {start} to {end} is not lowered; only the last token is")
+        raise LoweringError(
+            f"onnx: slice {node.name} of axis {axis} from {start} to {end} is not lowered; only the last token is"
+        )
     whole = emitter.packed(value, node.name)
     bounds = [emitter.constant([-1]), emitter.constant([INT64_MAX]), emitter.constant([1])]
     return Value(packed=emitter.one("Slice", [whole, *bounds], {}, node.name), heads=value.heads)

@@ -1,7 +1,7 @@
 """Quantization methods: float matrix in, codes and scales out, no backend in sight; one file a method.
 
-A method's module holds `SUMMARY` and `quantize(weight, form)`. All keep the numeric contract of shared codes: symmetric,
-positive scales that bfloat16 represents exactly.
+A method's module holds `SUMMARY` and `quantize(weight, form)`. All keep the numeric contract of shared codes:
+symmetric, positive scales that bfloat16 represents exactly.
 """
 
 from dataclasses import dataclass

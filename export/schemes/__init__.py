@@ -95,7 +95,8 @@ def _check(rule: Rule, unit: Unit) -> None:
         return
     if rule.format.bits == 4 and (group_size is None or group_size % MIN_GROUP):
         raise QuantizationError(
-            f"{unit.name}: 4-bit group_size {group_size} (rule {rule.pattern!r}) is not a multiple of {MIN_GROUP}; use 32 or 64"
+            f"{unit.name}: 4-bit group_size {group_size} (rule {rule.pattern!r}) is not a multiple of {MIN_GROUP}; "
+            "use 32 or 64"
         )
     if group_size is not None and unit.in_features % group_size:
         usable = [str(size) for size in (32, 64, 128, 256) if unit.in_features % size == 0]
