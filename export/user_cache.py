@@ -9,6 +9,8 @@ import json
 import os
 from pathlib import Path
 
+from export.errors import OutputError
+
 NAME = "qwen-edge"
 
 
@@ -16,7 +18,12 @@ def directory(kind: str) -> Path:
     """Return the cache directory of one kind, made if absent."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     path = root / NAME / kind
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"{path}: cannot be made ({error.strerror}); set XDG_CACHE_HOME to a writable place"
+        ) from error
     return path
 
 
@@ -43,7 +50,7 @@ def file_sha256(path: Path) -> str:
         return remembered
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    with contextlib.suppress(OSError):  # a cache that cannot be written costs time, not correctness
+    with contextlib.suppress(OSError, OutputError):  # a cache that cannot be written costs time, not correctness
         write_atomically(directory("sha256") / record_name, json.dumps({"key": key, "sha256": found}).encode())
     return found
 
@@ -52,5 +59,5 @@ def _recall(record_name: str, key: list[object]) -> str | None:
     try:
         record = json.loads((directory("sha256") / record_name).read_text())
         return str(record["sha256"]) if record["key"] == key else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, OutputError, ValueError, KeyError, TypeError):
         return None

@@ -227,3 +227,16 @@ def test_a_remembered_hash_is_forgotten_when_the_file_changes(tmp_path: Path) ->
     assert user_cache.file_sha256(file) == before == hashlib.sha256(b"one").hexdigest()
     file.write_bytes(b"two")
     assert user_cache.file_sha256(file) == hashlib.sha256(b"two").hexdigest()
+
+
+def test_a_cache_that_cannot_be_made_is_named_and_costs_no_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"one")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(file))
+    with pytest.raises(
+        OutputError, match=r"file/qwen-edge/random: cannot be made \(Not a directory\); set XDG_CACHE_HOME"
+    ):
+        user_cache.directory("random")
+    assert user_cache.file_sha256(file) == hashlib.sha256(b"one").hexdigest()
