@@ -1,20 +1,33 @@
 """Make the decoder's tensors from a quantized checkpoint, one at a time, as each recipe says."""
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 from export.config import ModelConfig
-from export.decoder import Decoder, Part, Recipe, rope_table
+from export.decoder import Decoder, Layer, Matrix, Part, Plain, Recipe, rope_table
 from export.quantized import QuantizedCheckpoint
 
 
-def materialize(recipe: Recipe, store: QuantizedCheckpoint, context_length: int) -> Tensor:
+class Weights(Protocol):
+    """Where float tensors come from: a quantized checkpoint, or a float one."""
+
+    @property
+    def config(self) -> ModelConfig: ...
+
+    def weight(self, unit: str, rows: slice | None = None) -> Tensor: ...
+
+    def plain(self, name: str) -> Tensor: ...
+
+
+def materialize(recipe: Recipe, store: Weights, context_length: int) -> Tensor:
     """The tensor of one decoder buffer: int8 codes, or float32."""
     field = recipe.field
     if field == "cos" or field == "sin":
         return rope_table(store.config, context_length, field)
     if field in ("codes", "scales", "weight"):
-        read = {"codes": store.codes, "scales": store.scales, "weight": store.weight}[field]
+        read = getattr(store, field)
         parts = [select_rows(read(part.unit), part, store.config) for part in recipe.parts]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
     value = store.plain(recipe.parts[0].unit)
@@ -39,6 +52,15 @@ def select_rows(matrix: Tensor, part: Part, config: ModelConfig) -> Tensor:
         return matrix
     heads = matrix.view(config.num_attention_heads, 2, config.head_dim, matrix.shape[1])
     return heads[:, 0 if part.rows == "query" else 1].reshape(-1, matrix.shape[1])
+
+
+def load_layer(layer: Layer, weights: Weights) -> Layer:
+    """Fill every buffer of one decoder layer and return it."""
+    for module in layer.modules():
+        if isinstance(module, Matrix | Plain):
+            for name, recipe in module.recipes.items():
+                module.get_buffer(name).copy_(materialize(recipe, weights, 1))
+    return layer
 
 
 def load(decoder: Decoder, store: QuantizedCheckpoint, context_length: int) -> Decoder:

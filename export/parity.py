@@ -17,8 +17,8 @@ from torch import Tensor
 
 from export import operators as edge
 from export.backends import LoweringRequest
-from export.decoder import Activations, Layer, Matrix, Model, Part, Plain, Recipe, Rope, rope_table, text_positions
-from export.materialize import materialize
+from export.decoder import Activations, Layer, Model, Part, Recipe, Rope, rope_table, text_positions
+from export.materialize import load_layer, materialize
 from export.quantized import QuantizedCheckpoint
 from export.schemes import FLOAT
 from export.state import state_tensors
@@ -98,7 +98,7 @@ def stream_logits(
     state = state_tensors(config, tokens)
     residual, update = _embed(store, case.tokens), None
     for index in range(config.num_layers):
-        layer = _load(Layer(model, index), store)
+        layer = load_layer(Layer(model, index), store)
         pair = (torch.zeros(state[2 * index].shape), torch.zeros(state[2 * index + 1].shape))
         updates, residuals = [], []
         for start in range(0, tokens, TOKENS_AT_ONCE):
@@ -120,14 +120,6 @@ def stream_logits(
     norm = materialize(Recipe(field="one_plus", parts=(Part(unit="norm.weight"),)), store, tokens)
     x, _ = edge.add_rms_norm(update[0, wanted], residual[0, wanted], norm, config.rms_norm_eps)
     return _head(store, x, activations)
-
-
-def _load(layer: Layer, store: QuantizedCheckpoint) -> Layer:
-    for module in layer.modules():
-        if isinstance(module, Matrix | Plain):
-            for name, recipe in module.recipes.items():
-                module.get_buffer(name).copy_(materialize(recipe, store, 1))
-    return layer
 
 
 def _embed(store: QuantizedCheckpoint, tokens: Tensor) -> Tensor:

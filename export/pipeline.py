@@ -21,13 +21,14 @@ from filelock import FileLock, Timeout
 from export import user_cache
 from export.backends import Lowered, LoweringRequest
 from export.bundle import Bundle, write_bundle
+from export.calibrate import FloatWeights, calibration_hash, calibration_tokens, default_text, input_importance
 from export.checkpoint import Checkpoint, check_tensors
 from export.errors import OutputError, ParityError
 from export.manifest import artifact_manifest, is_up_to_date, seal, spec_hash, write_unsealed
 from export.parity import record_reference
 from export.plan import Build, Plan, make_plan
 from export.progress import Progress
-from export.quantized import QuantizedCheckpoint, StoreKey, quantize_checkpoint
+from export.quantized import Method, QuantizedCheckpoint, StoreKey, quantize_checkpoint
 from export.sources import ResolvedCheckpoint, check_same_model, resolve
 from export.spec import ExportSpec
 from export.tensors import text_tensors
@@ -106,11 +107,29 @@ def make_artifact(inputs: Inputs, build: Build, progress: Progress) -> None:
 def quantize(inputs: Inputs, build: Build, progress: Progress) -> QuantizedCheckpoint:
     """Codes and scales of the checkpoint, from the cache where they were made before."""
     plan = inputs.plan
-    key = StoreKey(checkpoint_hash=inputs.checkpoint_hash, layout=build.layout, method=plan.spec.method)
+    method, calibration = _method(inputs, progress)
+    key = StoreKey(
+        checkpoint_hash=inputs.checkpoint_hash,
+        layout=build.layout,
+        method=plan.spec.method,
+        calibration_hash=calibration,
+    )
     total = sum(inputs.checkpoint.entries[name].size_bytes for name in text_tensors(plan.config))
     progress.stage(f"{build.backend}: quantize ({plan.spec.scheme}, {plan.spec.method})", total)
     root = user_cache.directory("quantized")
-    return quantize_checkpoint(inputs.checkpoint, plan.config, key, root, plan.method.quantize, progress.step)
+    return quantize_checkpoint(inputs.checkpoint, plan.config, key, root, method, progress.step)
+
+
+def _method(inputs: Inputs, progress: Progress) -> tuple[Method, str]:
+    """The quantization method, with what it has to learn from data, and the hash of that data."""
+    plan = inputs.plan
+    if not plan.method.NEEDS_CALIBRATION:
+        return Method(quantize=plan.method.quantize), ""
+    tokens = calibration_tokens(inputs.text.encode(default_text()))
+    progress.stage("calibrate", tokens.numel() * plan.config.num_layers, "token")
+    weights = FloatWeights(checkpoint=inputs.checkpoint, config=plan.config)
+    importance = input_importance(weights, tokens, progress.step)
+    return Method(quantize=plan.method.quantize, importance=importance), calibration_hash(tokens)
 
 
 def lower(inputs: Inputs, build: Build, store: QuantizedCheckpoint, into: Path, progress: Progress) -> Lowered:

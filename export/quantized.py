@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -31,21 +31,22 @@ from export.weights import Unit, block_of, plain_tensors, units
 FORMAT_VERSION = "1"
 ROWS_AT_ONCE = 4096
 
-Quantize = Callable[[Tensor, Format], Codes]
+Quantize = Callable[[Tensor, Format, Tensor | None], Codes]  # weight, its format, importance of its inputs
 Progress = Callable[[str, int], None]  # block name, bytes of checkpoint read
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoreKey:
-    """What determines a quantized checkpoint's content."""
+    """What determines a quantized checkpoint's content; `calibration_hash` is empty for methods that use no data."""
 
     checkpoint_hash: str
     layout: Layout
     method: str
+    calibration_hash: str = ""
 
     def digest(self) -> str:
         formats = {name: str(form) for name, form in sorted(self.layout.items())}
-        text = json.dumps([FORMAT_VERSION, self.checkpoint_hash, self.method, formats])
+        text = json.dumps([FORMAT_VERSION, self.checkpoint_hash, self.method, self.calibration_hash, formats])
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
@@ -83,8 +84,16 @@ class QuantizedCheckpoint:
         return read_rows(self.entries[name], rows, CODE_DTYPES)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A quantization method with what it learned from data: the importance of each unit's inputs, by unit name."""
+
+    quantize: Quantize
+    importance: Mapping[str, Tensor] = field(default_factory=dict)
+
+
 def quantize_checkpoint(
-    checkpoint: Checkpoint, config: ModelConfig, key: StoreKey, root: Path, quantize: Quantize, progress: Progress
+    checkpoint: Checkpoint, config: ModelConfig, key: StoreKey, root: Path, method: Method, progress: Progress
 ) -> QuantizedCheckpoint:
     """Write the blocks that are not there yet and return the whole; peak memory follows the largest block's codes."""
     directory = root / key.digest()
@@ -92,7 +101,7 @@ def quantize_checkpoint(
     for block, members in _blocks(config).items():
         file = directory / f"{block}.safetensors"
         if not _is_complete(file):
-            _write_block(checkpoint, key.layout, file, members, quantize)
+            _write_block(checkpoint, key.layout, file, members, method)
         progress(block, sum(_member_bytes(checkpoint, member) for member in members))
     return open_quantized(directory, config, key.layout)
 
@@ -143,11 +152,11 @@ def _is_complete(file: Path) -> bool:
         return False
 
 
-def _write_block(checkpoint: Checkpoint, layout: Layout, file: Path, members: list[Member], quantize: Quantize) -> None:
+def _write_block(checkpoint: Checkpoint, layout: Layout, file: Path, members: list[Member], method: Method) -> None:
     tensors: dict[str, Tensor] = {}
     for member in members:
         if isinstance(member, Unit):
-            tensors |= _quantized_unit(checkpoint, member, layout[member.name], quantize)
+            tensors |= _quantized_unit(checkpoint, member, layout[member.name], method)
         else:
             tensors[member[0]] = checkpoint.read(member[1])
     descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=".", suffix=".partial")
@@ -162,14 +171,15 @@ def _write_block(checkpoint: Checkpoint, layout: Layout, file: Path, members: li
         raise
 
 
-def _quantized_unit(checkpoint: Checkpoint, unit: Unit, form: Format, quantize: Quantize) -> dict[str, Tensor]:
+def _quantized_unit(checkpoint: Checkpoint, unit: Unit, form: Format, method: Method) -> dict[str, Tensor]:
     if form.is_float:
         return {f"{unit.name}.weight": checkpoint.read(unit.tensor)}
     width = unit.in_features // (2 if form.bits == 4 else 1)
     codes = torch.empty(unit.out_features, width, dtype=torch.uint8 if form.bits == 4 else torch.int8)
     scales = torch.empty(unit.out_features, form.groups(unit.in_features), dtype=torch.bfloat16)
     for rows in _row_blocks(unit.out_features):
-        found = quantize(checkpoint.read(unit.tensor, rows).float(), form)
+        weight = checkpoint.read(unit.tensor, rows).float()
+        found = method.quantize(weight, form, method.importance.get(unit.name))
         codes[rows] = pack_int4(found.codes) if form.bits == 4 else found.codes
         scales[rows] = found.scales.to(torch.bfloat16)
     return {f"{unit.name}.codes": codes, f"{unit.name}.scales": scales}

@@ -47,7 +47,9 @@ def test_three_distinct_position_rows_turn_what_transformers_turns(
     checkpoint = fixture_checkpoint("like_2b")
     decoder = eager(quantized(checkpoint, tmp_path, "float"))
     tokens = random_tokens(decoder.config, 24)
-    rows = torch.stack([torch.arange(24), torch.arange(24) // 3 + 5, torch.arange(24) % 5 * 2]).unsqueeze(1)  # (3, 1, T)
+    rows = torch.stack([torch.arange(24), torch.arange(24) // 3 + 5, torch.arange(24) % 5 * 2]).unsqueeze(
+        1
+    )  # (3, 1, T)
     with torch.no_grad():
         expected = load_reference(checkpoint)(input_ids=tokens, position_ids=rows).logits[0]
         found, _ = decoder(tokens, rows, torch.tensor([0]), zero_state(decoder.config, CONTEXT))
@@ -62,7 +64,9 @@ def test_mrope_axes_interleave_as_the_real_sections_do() -> None:
     assert axes[:6].tolist() == [0, 1, 2, 0, 1, 2]
 
 
-def test_strong_decay_stays_finite_and_equals_transformers(fixture_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+def test_strong_decay_stays_finite_and_equals_transformers(
+    fixture_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
     checkpoint = fixture_checkpoint("untied_fp32")
     reference, decoder = load_reference(checkpoint), eager(quantized(checkpoint, tmp_path, "float"))
     with torch.no_grad():

@@ -25,7 +25,13 @@ BACKENDS = [name for name in catalog.names("backends") if name.startswith("onnx"
 TOKENS = 150
 FLOAT_TOLERANCE = 1e-4
 KLD_TOLERANCE = 1e-4
-FUSED = {"LinearAttention", "LinearAttentionGate", "GroupQueryAttention", "MatMulNBits", "SkipSimplifiedLayerNormalization"}
+FUSED = {
+    "LinearAttention",
+    "LinearAttentionGate",
+    "GroupQueryAttention",
+    "MatMulNBits",
+    "SkipSimplifiedLayerNormalization",
+}
 
 Made = tuple[QuantizedCheckpoint, Lowered, Path]
 Make = Callable[..., Made]
@@ -112,7 +118,12 @@ def test_float_file_equals_eager(shape: str, backend: str, make: Make) -> None:
 
 @pytest.mark.parametrize(
     ("shape", "scheme", "group_size"),
-    [*((shape, "int4", None) for shape in SHAPES), ("like_4b", "int4", 64), ("like_2b", "int8", None), ("like_9b", "int8", None)],
+    [
+        *((shape, "int4", None) for shape in SHAPES),
+        ("like_4b", "int4", 64),
+        ("like_2b", "int8", None),
+        ("like_9b", "int8", None),
+    ],
 )
 def test_quantized_file_equals_emulating_eager(shape: str, scheme: str, group_size: int | None, make: Make) -> None:
     store, lowered, directory = make(shape, scheme, "onnx", group_size)
@@ -135,7 +146,9 @@ def test_with_float_activations_the_codes_are_exact(shape: str, scheme: str, mak
     check_float(session(copy), tokens, chunked_logits(eager(store, Activations()), tokens, TOKENS))
 
 
-def test_strong_decay_survives_the_fused_operator(make: Make, fixture_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+def test_strong_decay_survives_the_fused_operator(
+    make: Make, fixture_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
     store, lowered, directory = make("like_4b", "float")
     model = onnx.load(directory / lowered.model_file)
     for tensor in model.graph.initializer:

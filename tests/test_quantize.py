@@ -8,15 +8,16 @@ import pytest
 import torch
 
 from export import catalog
+from export.calibrate import FloatWeights, input_importance
 from export.checkpoint import Checkpoint
 from export.config import parse_config
 from export.errors import QuantizationError, StoreError
 from export.operators import dequantize
 from export.quantize import Codes
-from export.quantized import StoreKey, open_quantized, pack_int4, quantize_checkpoint, unpack_int4
+from export.quantized import Method, StoreKey, open_quantized, pack_int4, quantize_checkpoint, unpack_int4
 from export.schemes import FLOAT, INT8_ROW, Format, Rule, Scheme, layout
 from export.weights import units
-from tests.subjects import quantized
+from tests.subjects import quantized, random_tokens
 
 FORMATS = [Format(bits=4, group_size=32), Format(bits=4, group_size=64), INT8_ROW]
 
@@ -26,7 +27,7 @@ FORMATS = [Format(bits=4, group_size=32), Format(bits=4, group_size=64), INT8_RO
 def test_every_method_keeps_the_numeric_contract(method: str, form: Format) -> None:
     weight = torch.randn(16, 128, generator=torch.Generator().manual_seed(0))
     weight[3] = 0.0
-    found: Codes = catalog.load("quantize", method).quantize(weight, form)
+    found: Codes = catalog.load("quantize", method).quantize(weight, form, None)
     limit = 2 ** (form.bits - 1)
     assert found.codes.dtype == torch.int8
     assert found.codes.shape == weight.shape
@@ -45,7 +46,7 @@ def test_mse_is_never_worse_than_rtn() -> None:
     form = Format(bits=4, group_size=32)
     errors = {}
     for method in ("rtn", "mse"):
-        found = catalog.load("quantize", method).quantize(weight, form)
+        found = catalog.load("quantize", method).quantize(weight, form, None)
         errors[method] = (dequantize(found.codes, found.scales) - weight).pow(2).view(64, 8, 32).sum(-1)
     assert bool((errors["mse"] <= errors["rtn"] + 1e-9).all())
     assert errors["mse"].sum() < 0.9 * errors["rtn"].sum()
@@ -69,7 +70,7 @@ def test_codes_on_disk_are_what_the_method_gave(fixture_checkpoint: Callable[[st
         if form.is_float:
             assert torch.equal(store.weight(unit.name), weight)
             continue
-        expected = method.quantize(weight, form)
+        expected = method.quantize(weight, form, None)
         assert torch.equal(store.codes(unit.name), expected.codes), unit.name
         assert torch.equal(store.scales(unit.name), expected.scales), unit.name
         assert torch.equal(store.codes(unit.name, slice(2, 5)), expected.codes[2:5]), unit.name
@@ -85,14 +86,14 @@ def test_an_interrupted_quantization_resumes_at_the_first_missing_block(
     rtn = catalog.load("quantize", "rtn").quantize
     calls: list[int] = []
 
-    def interrupted(weight: torch.Tensor, form: Format) -> Codes:
+    def interrupted(weight: torch.Tensor, form: Format, importance: torch.Tensor | None) -> Codes:
         calls.append(1)
         if len(calls) > 12:
             raise KeyboardInterrupt
-        return rtn(weight, form)  # type: ignore[no-any-return]
+        return rtn(weight, form, importance)  # type: ignore[no-any-return]
 
     with pytest.raises(KeyboardInterrupt):
-        quantize_checkpoint(checkpoint, config, key, tmp_path, interrupted, lambda *_: None)
+        quantize_checkpoint(checkpoint, config, key, tmp_path, Method(quantize=interrupted), lambda *_: None)
     directory = tmp_path / key.digest()
     done = sorted(path.name for path in directory.iterdir())
     assert "layers.0.safetensors" in done
@@ -101,8 +102,10 @@ def test_an_interrupted_quantization_resumes_at_the_first_missing_block(
     with pytest.raises(StoreError, match="missing or damaged; run the same export again"):
         open_quantized(directory, config, formats)
     before = {name: (directory / name).stat().st_mtime_ns for name in done}
-    store = quantize_checkpoint(checkpoint, config, key, tmp_path, rtn, lambda *_: None)
-    assert {name: (directory / name).stat().st_mtime_ns for name in done} == before, "finished blocks were written again"
+    store = quantize_checkpoint(checkpoint, config, key, tmp_path, Method(quantize=rtn), lambda *_: None)
+    assert {name: (directory / name).stat().st_mtime_ns for name in done} == before, (
+        "finished blocks were written again"
+    )
     assert store.codes("layers.3.mlp.up_proj").shape == (128, 64)
 
 
@@ -137,8 +140,14 @@ def test_first_matching_rule_wins(fixture_checkpoint: Callable[[str], Path]) -> 
     ("rules", "message"),
     [
         ((Rule(pattern="layers.*", format=FLOAT),), "embed_tokens: no rule of the scheme matches"),
-        ((Rule(pattern="*", format=Format(bits=4, group_size=48)),), "4-bit group_size 48 .* is not a multiple of 32; use 32 or 64"),
-        ((Rule(pattern="*", format=Format(bits=4, group_size=96)),), "in_features 64 is not divisible by group_size 96 .*; use 32 or 64"),
+        (
+            (Rule(pattern="*", format=Format(bits=4, group_size=48)),),
+            "4-bit group_size 48 .* is not a multiple of 32; use 32 or 64",
+        ),
+        (
+            (Rule(pattern="*", format=Format(bits=4, group_size=96)),),
+            "in_features 64 is not divisible by group_size 96 .*; use 32 or 64",
+        ),
         ((Rule(pattern="*", format=Format(bits=4)),), "4-bit group_size None"),
     ],
 )
@@ -148,3 +157,30 @@ def test_a_rule_that_cannot_quantize_is_an_error(
     config = parse_config(Checkpoint.open(fixture_checkpoint("like_2b")).config)
     with pytest.raises(QuantizationError, match=message):
         layout(Scheme(summary="", rules=rules), config)
+
+
+def test_calibration_finds_the_inputs_of_every_matrix(fixture_checkpoint: Callable[[str], Path]) -> None:
+    checkpoint = Checkpoint.open(fixture_checkpoint("like_4b"))
+    config = parse_config(checkpoint.config)
+    tokens = random_tokens(config, 64).view(2, 32)
+    found = input_importance(FloatWeights(checkpoint=checkpoint, config=config), tokens, lambda *_: None)
+    assert set(found) == {unit.name for unit in units(config)}
+    assert all(found[unit.name].shape == (unit.in_features,) for unit in units(config))
+    norm = checkpoint.read("model.language_model.layers.0.input_layernorm.weight").float()
+    embedding = checkpoint.read("model.language_model.embed_tokens.weight").float()[tokens.flatten()]
+    normed = embedding * torch.rsqrt(embedding.square().mean(-1, keepdim=True) + config.rms_norm_eps) * (1 + norm)
+    expected = normed.square().mean(0)
+    assert torch.allclose(found["layers.0.linear_attn.in_proj_qkv"], expected, rtol=1e-4)
+    assert torch.equal(found["layers.0.linear_attn.in_proj_qkv"], found["layers.0.linear_attn.in_proj_z"])
+
+
+def test_weighted_search_spends_precision_where_inputs_are_large() -> None:
+    weight = torch.randn(32, 64, generator=torch.Generator().manual_seed(2))
+    importance = torch.ones(64)
+    importance[::8] = 100.0
+    form = Format(bits=4, group_size=32)
+    errors = {}
+    for method in ("mse", "weighted"):
+        found = catalog.load("quantize", method).quantize(weight, form, importance)
+        errors[method] = ((dequantize(found.codes, found.scales) - weight).square() * importance).sum()
+    assert errors["weighted"] < 0.9 * errors["mse"]

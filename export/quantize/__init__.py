@@ -1,6 +1,7 @@
 """Quantization methods: float matrix in, codes and scales out, no backend in sight; one file a method.
 
-A method's module holds `SUMMARY` and `quantize(weight, form)`. All keep the numeric contract of shared codes:
+A method's module holds `SUMMARY`, `NEEDS_CALIBRATION` and `quantize(weight, form, importance)`, `importance` being the
+mean square of each input, or None where nothing was measured. All keep the numeric contract of shared codes:
 symmetric, positive scales that bfloat16 represents exactly.
 """
 

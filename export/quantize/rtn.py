@@ -7,9 +7,10 @@ from export.quantize import Codes, bfloat16_scales
 from export.schemes import Format
 
 SUMMARY = "round to nearest on the absmax grid: no data, seconds"
+NEEDS_CALIBRATION = False
 
 
-def quantize(weight: Tensor, form: Format) -> Codes:
+def quantize(weight: Tensor, form: Format, importance: Tensor | None) -> Codes:  # noqa: ARG001 (every method's signature)
     """Quantize float32 `weight` (rows, in_features)."""
     rows, columns = weight.shape
     groups = weight.view(rows, form.groups(columns), -1)
