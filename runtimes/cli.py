@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -186,6 +186,7 @@ def _converse(conversation: Conversation, line: str) -> None:
         if line == "/reset":
             conversation.reset()
         elif line == "/regen":
+            conversation.settings = _next_seed(conversation.settings)
             _show(conversation.regenerate())
         elif command == "/edit":
             _show(conversation.edit_last(_unicode(rest)))
@@ -305,6 +306,14 @@ def _settings(arguments: argparse.Namespace, artifact: Artifact) -> Settings:
         max_tokens=arguments.max_tokens,
         stop_strings=tuple(arguments.stop),
     )
+
+
+def _next_seed(settings: Settings) -> Settings:
+    """With a seed given, another answer is the one of the next seed."""
+    sampling = settings.sampling
+    if sampling.seed is None:
+        return settings
+    return replace(settings, sampling=replace(sampling, seed=sampling.seed + 1))
 
 
 def _template_options(arguments: argparse.Namespace) -> Mapping[str, Any]:

@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from runtimes.artifact import MAX_MANIFEST_BYTES, Artifact, Manifest, find_artifact, parse_manifest, schema
+from runtimes.artifact import (
+    MAX_MANIFEST_BYTES,
+    Artifact,
+    Manifest,
+    StateTensor,
+    find_artifact,
+    parse_manifest,
+    schema,
+)
 from runtimes.errors import FileMismatchError, ManifestError, ManifestVersionError, NotAnArtifactError, ProjectError
 from tests.runtimes.conftest import Change
 
@@ -19,6 +27,31 @@ def test_a_manifest_survives_reading_and_writing(onnx_artifact: Path) -> None:
     assert manifest.to_dict() == json.loads(text)
     assert parse_manifest(manifest.to_json().encode()) == manifest
     assert manifest.to_json() == parse_manifest(manifest.to_json().encode()).to_json()
+
+
+def test_the_golden_manifest_reads_as_every_reader_must_read_it() -> None:
+    """The Kotlin and Swift readers are tested with this file, too."""
+    text = (Path(__file__).parent / "golden_manifest.json").read_text()
+    manifest = parse_manifest(text.encode())
+    assert manifest.to_json() == text
+    assert manifest.runtime.oldest_version == "1.31"
+    assert manifest.state[0] == StateTensor(
+        name="layers.0.conv",
+        kind="conv",
+        layer=0,
+        shape=(1, 96, 3),
+        dtype="float32",
+        bytes=1152,
+        input_name="past.0.conv",
+        output_name="present.0.conv",
+        token_axis=None,
+    )
+    assert [tensor.token_axis for tensor in manifest.state] == [None, None, 2, 2]
+    assert manifest.source.id == "Qwen/Qwen3.5-0.8B"
+    assert manifest.eos_token_ids == (302, 300)
+    assert manifest.measured.parity == {"passed": True}
+    assert manifest.measured.quality is None
+    assert manifest.artifact_hash() == "664976f0dee89f06e725f53c73e85b083e1f3c9aae00a73292ea61ae4aaad7a8"
 
 
 def test_the_schema_and_the_dataclass_have_the_same_fields() -> None:

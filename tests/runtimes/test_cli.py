@@ -71,6 +71,21 @@ def test_chat_answers_each_line_and_knows_its_commands(
     assert "/regen" in captured.err
 
 
+def test_regen_with_a_seed_draws_another_answer(
+    onnx_artifact: Path, capsys: pytest.CaptureFixture[str], stdin: io.StringIO
+) -> None:
+    stdin.write("hello\n/regen\n")
+    stdin.seek(0)
+    command = ["chat", str(onnx_artifact), "--threads", "1", "--max-tokens", "5", "--temperature", "2", "--seed", "3"]
+    assert main(command) == 0
+    first = capsys.readouterr().out
+    stdin.seek(0)
+    assert main(command) == 0
+    assert capsys.readouterr().out == first
+    answers = first.splitlines()
+    assert answers[0] != answers[1]
+
+
 def test_an_error_in_piped_chat_ends_it_with_status_one(
     onnx_artifact: Path, capsys: pytest.CaptureFixture[str], stdin: io.StringIO
 ) -> None:
