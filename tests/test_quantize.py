@@ -142,11 +142,11 @@ def test_first_matching_rule_wins(fixture_checkpoint: Callable[[str], Path]) -> 
         ((Rule(pattern="layers.*", format=FLOAT),), "embed_tokens: no rule of the scheme matches"),
         (
             (Rule(pattern="*", format=Format(bits=4, group_size=48)),),
-            "4-bit group_size 48 .* is not a multiple of 32; use 32 or 64",
+            "group_size 48 .* is not a multiple of 32; use 32 or 64",
         ),
         (
             (Rule(pattern="*", format=Format(bits=4, group_size=96)),),
-            "in_features 64 is not divisible by group_size 96 .*; use 32 or 64",
+            "64 is not divisible by group_size 96 .*; use 32 or 64",
         ),
         ((Rule(pattern="*", format=Format(bits=4)),), "4-bit group_size None"),
     ],
