@@ -94,7 +94,7 @@ def check_float(model: onnxruntime.InferenceSession, tokens: Tensor, expected: T
 
 
 def check_quantized(model: onnxruntime.InferenceSession, tokens: Tensor, expected: Tensor) -> None:
-    """Mean divergence over all chunkings; an int8 code that falls on the other side of a rounding may move one position."""
+    """Mean divergence over all chunkings: one int8 code on the other side of a rounding may move one position."""
     found = [answer for plan in plans() for answer in run(model, tokens, plan)]
     divergence = [
         functional.kl_div(logits.log_softmax(-1), expected[position].log_softmax(-1), log_target=True, reduction="sum")
@@ -202,7 +202,7 @@ def test_a_head_larger_than_a_piece_is_multiplied_in_pieces(
 
 
 def test_equal_inputs_give_equal_bytes(make: Make, tmp_path: Path) -> None:
-    store, lowered, directory = make("like_4b", "int4")
+    store, lowered, _ = make("like_4b", "int4")
     again = catalog.load("backends", "onnx").lower(store, request(store), tmp_path, lambda *_: None)
     for file in lowered.files:
         assert file.read_bytes() == (tmp_path / file.name).read_bytes(), file.name
