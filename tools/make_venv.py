@@ -43,7 +43,7 @@ def find_python() -> str:
         if version in SUPPORTED:
             return candidate
     tried = ", ".join(f"{candidate} is {version or 'not installed'}" for candidate, version in found.items())
-    sys.exit(f"error: Python {SUPPORTED[0]} to {SUPPORTED[-1]} is needed; {tried}; run make with PYTHON=")
+    sys.exit(f"error: Python {SUPPORTED[0]} to {SUPPORTED[-1]} is needed; {tried}; run make PYTHON=python3.12 venv")
 
 
 def version_of(command: str) -> str:
