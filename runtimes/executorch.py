@@ -81,6 +81,11 @@ class ExecutorchRunner:
         self._position = self._state.restore(snapshot)
         self._failed = False
 
+    def close(self) -> None:
+        """Give the model's memory back."""
+        self._failed = True
+        del self._state, self._method, self._program
+
     def _run(self, ids: NDArray[np.int64]) -> Logits:
         """One call of the model on at most `prefill_chunk` tokens."""
         inputs = (torch.from_numpy(ids.copy()).unsqueeze(0), torch.tensor([self._position]))

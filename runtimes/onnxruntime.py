@@ -87,6 +87,11 @@ class OnnxRunner:
         self._position = self._state.restore(snapshot)
         self._failed = False
 
+    def close(self) -> None:
+        """Give the model's memory back."""
+        self._failed = True
+        del self._binding, self._session
+
     def _run(self, ids: NDArray[np.int64]) -> None:
         """One call of the model on at most `prefill_chunk` tokens."""
         count = ids.size

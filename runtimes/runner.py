@@ -66,6 +66,9 @@ class Runner(Protocol):
     def restore(self, snapshot: Snapshot) -> None:
         """Go back (or forth) to a sequence that was remembered."""
 
+    def close(self) -> None:
+        """Give the model's memory back; the runner is of no further use."""
+
 
 def open_runner(artifact: Artifact, threads: int | None = None) -> Runner:
     """The runner for an artifact; `threads` None lets it choose by the device it runs on."""

@@ -106,6 +106,7 @@ def verify(
         artifact.check_hashes()
     reference = load_reference(artifact)
     subject = Subject(artifact=artifact, runner=open_runner(artifact, threads), reference=reference)
+    used = subject.runner.threads
     checks: list[Check] = []
     for name, check in _checks(subject, stock=stock):
         checks.append(_run(name, check))
@@ -114,7 +115,7 @@ def verify(
         artifact=str(artifact.path),
         artifact_hash=artifact.manifest.artifact_hash(),
         runtime=artifact.manifest.runtime.name,
-        threads=subject.runner.threads,
+        threads=used,
         tolerance_kind=reference.kind,
         tolerance=reference.tolerance,
         emulation=reference.emulation,
@@ -134,7 +135,7 @@ def _checks(subject: Subject, *, stock: bool) -> Iterator[tuple[str, Callable[[]
     yield "snapshot", lambda: _judged(subject, _snapshot(subject))
     yield "longest_context", lambda: _longest_context(subject)
     if stock:
-        yield "stock_runner", lambda: _stock(subject)
+        yield "stock_runner", lambda: _stock(subject)  # the last: it closes our runner
 
 
 def _run(name: str, check: Callable[[], Finding]) -> Check:

@@ -71,12 +71,13 @@ class Answers:
 
 
 def compare_with_stock(artifact: Artifact, runner: Runner, tolerance: float) -> tuple[str | None, dict[str, Any]]:
-    """Run the script in the stock runner of the artifact's runtime; the reason of a failure, and figures."""
+    """Run the script in both runners, ours first; the reason of a failure, and figures. Closes our runner."""
     tokenizer = load_tokenizer(artifact.tokenizer_file)
     engine = _engine(artifact.manifest.runtime.name)
     traits: Traits = engine.TRAITS
     script = write_script(artifact, runner, tokenizer, traits)
     ours = run_script(runner, script, traits)
+    runner.close()  # before the model is loaded a second time
     theirs: Answers = engine.run_script(artifact, script)
     shown = [[_show(step.token, tokenizer, traits) for step in turn] for turn in ours]
     figures: dict[str, Any] = {

@@ -212,6 +212,14 @@ def test_an_executorch_artifact_with_wrong_state_is_refused(executorch_artifact:
         open_runner(Artifact.open(directory), threads=1)
 
 
+def test_a_closed_runner_refuses_to_run(artifact: Artifact) -> None:
+    runner = open_runner(artifact, threads=1)
+    runner.forward([1])
+    runner.close()
+    with pytest.raises(RuntimeFailedError):
+        runner.forward([1])
+
+
 def test_a_cache_takes_memory_only_where_it_was_touched() -> None:
     shape = (1, 1, 1024 * 1024, 256)
     entry = {**state_entries()[2], "shape": shape, "dtype": "int8", "bytes": math.prod(shape)}
