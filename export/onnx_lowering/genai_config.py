@@ -49,7 +49,8 @@ def genai_config(request: LoweringRequest, model_file: str, prefill_chunk: int) 
                 "num_key_value_heads": config.num_key_value_heads,
             },
             "eos_token_id": eos if len(eos) > 1 else eos[0],
-            "pad_token_id": request.pad_token_id if request.pad_token_id is not None else eos[0],
+            # GenAI masks pad tokens out of a prompt, so never the id that ends a turn, which a second turn contains
+            "pad_token_id": request.pad_token_id if request.pad_token_id is not None else eos[-1],
             "type": "qwen3_5_text",
             "vocab_size": config.vocab_size,
         },
