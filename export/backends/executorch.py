@@ -12,10 +12,11 @@ from export.capture import capture, fake_tensors
 from export.config import ModelConfig
 from export.decoder import Activations, Decoder
 from export.errors import LoweringError, UnsupportedSchemeError
+from export.executorch_lowering.delta import CHUNK
 from export.executorch_lowering.program import ProgramBuilder
 from export.executorch_lowering.pte import write_pte
 from export.executorch_lowering.tensors import Dynamic, Element, Shape, Value
-from export.executorch_lowering.translate import Inputs, Translation
+from export.executorch_lowering.translate import Inputs, Translation, write_prologue
 from export.quantized import QuantizedCheckpoint
 from export.schemes import Layout
 from export.sizes import model_bytes
@@ -24,7 +25,7 @@ from export.state import StateTensor, state_tensors, zero_state
 SUMMARY = "XNNPACK and ExecuTorch's LLM kernels, 4- and 8-bit weights, int8 activations; also opens in TextLLMRunner"
 RUNTIME = "executorch"
 OLDEST_RUNTIME = "1.5.0"  # the first with llama::gated_delta_rule
-PREFILL_CHUNK = 128
+PREFILL_CHUNK = CHUNK
 ACTIVATIONS = Activations(kind="int8_token")
 MODEL_FILE = "model.pte"
 BLOCK = 32
@@ -57,7 +58,8 @@ def lower(
     decoder, captured = _capture(request)
     builder = ProgramBuilder()
     inputs = _inputs(builder, request)
-    translation = Translation(builder, store, request.context_length, inputs)
+    prologue = write_prologue(builder, store, request.context_length, inputs)
+    translation = Translation(builder, store, request.context_length, inputs, prologue)
     recipes = {f"decoder.{name}": recipe for name, recipe in decoder.recipes().items()}
     logits = translation.run(captured, recipes)
     file = directory / MODEL_FILE

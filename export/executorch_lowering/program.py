@@ -61,6 +61,7 @@ class ProgramBuilder:
     operators: list[schema.Operator] = field(default_factory=list)
     tensors: dict[Value, schema.Tensor] = field(default_factory=dict)
     persistent: list[Value] = field(default_factory=list)
+    aliases: dict[Value, Value] = field(default_factory=dict)
     constants: list[Constant] = field(default_factory=list)
     named: dict[str, NDArray[Any]] = field(default_factory=dict)
     region: Region | None = None
@@ -85,6 +86,13 @@ class ProgramBuilder:
         """Give the tensor memory of its own for the whole life of the method."""
         self.persistent.append(value)
         return value
+
+    def alias(self, value: Value, shape: Shape) -> Value:
+        """The start of a tensor's memory under another shape."""
+        other = self.tensor(shape, value.element)
+        self.require(value)
+        self.aliases[other] = value
+        return other
 
     def constant(self, data: NDArray[Any], element: Element, shared: Blob | None = None) -> Value:
         """A tensor whose bytes are in the file."""
@@ -165,6 +173,11 @@ class ProgramBuilder:
         yield
         jump.destination_instruction = len(self.calls)
 
+    def move(self, source: Value, target: Value) -> None:
+        """Let `target` stand for the same tensor as `source` from here on."""
+        instruction = schema.MoveCall(move_from=self.require(source), move_to=self.require(target))
+        self.calls.append(Call(schema.Instruction(instruction), (source,), (target,)))
+
     def clear_if(self, condition: Slot, states: Sequence[Value]) -> None:
         """Where the condition holds, fill the states with zeros, whatever is in them (also NaN)."""
         with self.only_if(condition, wanted=True):
@@ -235,9 +248,10 @@ class ProgramBuilder:
         lives: dict[Value, tuple[int, int]] = {value: (0, len(calls)) for value in (*self.persistent, *kept)}
         for moment, call in enumerate(calls):
             for value in (*call.reads, *call.writes):
-                if self.tensors[value].data_buffer_idx == 0:
-                    first, last = lives.get(value, (moment, moment))
-                    lives[value] = (min(first, moment), max(last, moment))
+                owner = self.aliases.get(value, value)
+                if self.tensors[owner].data_buffer_idx == 0:
+                    first, last = lives.get(owner, (moment, moment))
+                    lives[owner] = (min(first, moment), max(last, moment))
         placed: list[tuple[int, int, tuple[int, int]]] = []  # offset, end, life
         for value in sorted(lives, key=lambda value: (-value.num_bytes, lives[value], value.program_id)):
             size = -(-value.num_bytes // ALIGNMENT) * ALIGNMENT
@@ -252,6 +266,8 @@ class ProgramBuilder:
             self.tensors[value].allocation_info = schema.AllocationDetails(
                 memory_id=ARENA, memory_offset_low=offset & 0xFFFFFFFF, memory_offset_high=offset >> 32
             )
+        for value, owner in self.aliases.items():
+            self.tensors[value].allocation_info = self.tensors[owner].allocation_info
         return max(end for _, end, _ in placed) + OVERREAD_BYTES
 
     def _delegate(self, segment: int) -> schema.BackendDelegate:

@@ -62,9 +62,10 @@ def write_pte(
     )
     with file.open("wb") as handle:
         _write_header(handle, program, _end(places))
-        for data in segments:
+        _pad(handle)
+        for segment in segments:
+            handle.write(segment)
             _pad(handle)
-            handle.write(data)
 
 
 def _append(data: Segment, segments: list[Segment], places: list[schema.DataSegment]) -> int:

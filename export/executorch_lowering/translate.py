@@ -19,8 +19,9 @@ from torch.fx import Node
 
 from export.decoder import Part, Recipe
 from export.errors import LoweringError
+from export.executorch_lowering import delta
 from export.executorch_lowering.program import ProgramBuilder, Slot
-from export.executorch_lowering.tensors import Element, Value
+from export.executorch_lowering.tensors import Dynamic, Element, Value
 from export.executorch_lowering.xnnpack import Region, Weights
 from export.materialize import materialize, select_rows
 from export.quantized import QuantizedCheckpoint
@@ -40,6 +41,44 @@ class Inputs:
     state_tensors: tuple[StateTensor, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Prologue:
+    """What a call computes first, for all layers: integers, rows of the rotary tables, masks for many tokens."""
+
+    position: Slot
+    is_single: Slot  # one token
+    cos: Value
+    sin: Value
+    masks: Value
+
+
+def write_prologue(
+    program: ProgramBuilder, store: QuantizedCheckpoint, context_length: int, inputs: Inputs
+) -> Prologue:
+    """Check the context's end before any state changes, clear the state at position 0, slice the tables."""
+    position = program.primitive("aten::_local_scalar_dense", "", [inputs.start])
+    count = program.primitive("aten::sym_size", "int", [inputs.tokens, 1])
+    rows = []
+    for name in ("cos", "sin"):
+        table = materialize(Recipe(field=name), store, context_length).numpy()
+        slots, width = table.shape
+        stored = program.constant(table.reshape(1, slots, 1, width), Element.FLOAT32)
+        rows.append(program.tensor((1, inputs.tokens.shape[1], 1, width)))
+        program.kernel("aten::narrow_copy", "out", [stored, 1, position, count], [rows[-1]])  # fails past the end
+    at_start = program.primitive("executorch_prim::eq", "Scalar", [position, 0])
+    pairs = zip(inputs.state, inputs.state_tensors, strict=True)
+    program.clear_if(at_start, [value for value, tensor in pairs if tensor.token_axis is None])
+    is_single = program.primitive("executorch_prim::eq", "Scalar", [count, 1])
+    masks = program.constant(delta.masks(), Element.FLOAT32)
+    length = Dynamic(delta.CHUNK)
+    columns = program.tensor((masks.shape[0], delta.CHUNK, length))
+    square = program.tensor((masks.shape[0], length, length))
+    with program.only_if(is_single, wanted=False):
+        program.kernel("aten::slice_copy", "Tensor_out", [masks, 2, 0, count, 1], [columns])
+        program.kernel("aten::slice_copy", "Tensor_out", [columns, 1, 0, count, 1], [square])
+    return Prologue(position=position, is_single=is_single, cos=rows[0], sin=rows[1], masks=square)
+
+
 @dataclass(frozen=True)
 class Buffer:
     """A tensor of the decoder, made when an operator asks for it."""
@@ -56,19 +95,16 @@ class Translation:
     store: QuantizedCheckpoint
     context_length: int
     inputs: Inputs
+    prologue: Prologue
     values: dict[Node, Any] = field(default_factory=dict)
-    written_state: dict[Value, Value] = field(default_factory=dict)  # what is read: what is written in its stead
     tails: list[tuple[Value, Value]] = field(default_factory=list)  # inputs of a convolution, and its state
     tables: dict[Part, Weights] = field(default_factory=dict)  # the embedding, and the head where tied
-    rope_rows: tuple[Value, Value] | None = None
-    position: Slot | None = None
+    chunk: Region | None = None  # the gated delta rule over many tokens, shared by all layers
 
     def run(self, captured: ExportedProgram, recipes: Mapping[str, Recipe]) -> Value:
         """Translate every node; returns the logits."""
         users = iter([self.inputs.tokens, None, self.inputs.start, *self.inputs.state])
         kinds = {spec.arg.name: spec for spec in captured.graph_signature.input_specs}
-        self.position = self.program.primitive("aten::_local_scalar_dense", "", [self.inputs.start])
-        self._clear_at_start()
         for node in captured.graph.nodes:
             if node.op == "placeholder":
                 spec = kinds[node.name]
@@ -78,52 +114,23 @@ class Translation:
                 self.values[node] = self._translate(node)
             elif node.op == "output":
                 logits = self.values[node.args[0][0]]
-        self.program.require(logits)
-        self._keep_tails()
-        self.program.exchange(list(self.written_state.items()))
         assert isinstance(logits, Value)
+        self.program.require(logits)
         return logits
 
-    def _clear_at_start(self) -> None:
-        assert self.position is not None
-        at_start = self.program.primitive("executorch_prim::eq", "Scalar", [self.position, 0])
-        fixed = [
-            value
-            for value, tensor in zip(self.inputs.state, self.inputs.state_tensors, strict=True)
-            if tensor.token_axis is None
-        ]
-        self.program.clear_if(at_start, fixed)
+    def chunk_region(self, heads: int, width: int) -> Region:
+        """The gated delta rule over many tokens; one graph for all layers."""
+        if self.chunk is None:
+            self.chunk = self.program.shared_region()
+            delta.build_chunk(self.chunk, heads, width)
+        return self.chunk
 
-    def _keep_tails(self) -> None:
-        """The last inputs of each convolution become its next state."""
+    def keep_tails(self) -> None:
+        """The last inputs of each convolution so far become its state."""
         for joined, state in self.tails:
-            kept = state.shape[1]
-            self.program.kernel(
-                "aten::slice_copy", "Tensor_out", [joined, 1, -kept, INT64_MAX, 1], [self.next_state(state)]
-            )
-
-    def next_state(self, state: Value) -> Value:
-        """The buffer that takes the state's new value; the program exchanges the two at its end."""
-        written = self.program.keep(self.program.tensor(state.shape))
-        self.written_state[state] = written
-        return written
-
-    def rope(self, cos: Buffer, sin: Buffer) -> tuple[Value, Value]:
-        """Rows of the rotary tables for the tokens of this call, sliced once: (1, T, 1, R) each."""
-        if self.rope_rows is None:
-            program, tokens = self.program, self.inputs.tokens
-            count = program.primitive("aten::sym_size", "int", [tokens, 1])
-            assert self.position is not None
-            end = program.primitive("executorch_prim::add", "Scalar", [self.position, count])
-            rows = []
-            for buffer in (cos, sin):
-                data = self.array(buffer)
-                table = program.constant(data.reshape(1, data.shape[0], 1, data.shape[1]), Element.FLOAT32)
-                row = program.tensor((1, tokens.shape[1], 1, data.shape[1]))
-                program.kernel("aten::slice_copy", "Tensor_out", [table, 1, self.position, end, 1], [row])
-                rows.append(row)
-            self.rope_rows = rows[0], rows[1]
-        return self.rope_rows
+            start = -state.shape[1]
+            self.program.kernel("aten::slice_copy", "Tensor_out", [joined, 1, start, INT64_MAX, 1], [state])
+        self.tails.clear()
 
     def is_tied(self, codes: Buffer) -> bool:
         """Whether this matrix is also the embedding table."""
@@ -312,7 +319,7 @@ def _l2_norm(translation: Translation, _: Node, x: Value, eps: float) -> Value:
 def _delta_gate(
     translation: Translation, _: Node, a: Value, b: Value, decay_scale: Buffer, dt_bias: Buffer
 ) -> list[Value]:
-    """(exp of the log-decay, since the kernel takes it so; write strength).
+    """(log-decay, write strength).
 
     softplus(u) is max(u, 0) + log(1 + exp(-|u|)), which neither overflows nor loses a small decay.
     """
@@ -320,8 +327,7 @@ def _delta_gate(
     u = region.add(a, region.constant(translation.array(dt_bias)))
     tail = region.logarithm(region.add(region.exponential(region.negate(region.absolute(u))), region.scalar(1.0)))
     softplus = region.add(region.positive_part(u), tail)
-    decay = region.exponential(region.multiply(softplus, region.constant(translation.array(decay_scale))))
-    return [decay, region.sigmoid(b)]
+    return [region.multiply(softplus, region.constant(translation.array(decay_scale))), region.sigmoid(b)]
 
 
 def _swiglu(translation: Translation, _: Node, gate: Value, up: Value) -> Value:
@@ -353,23 +359,35 @@ def _gated_delta(
     q: Value,
     k: Value,
     v: Value,
-    decay: Value,
+    log_decay: Value,
     beta: Value,
     state: Value,
     scale: float,
 ) -> list[Any]:
-    """llama::gated_delta_rule: heads before time, one key head a value head, the decay itself and not its logarithm."""
-    program = translation.program
+    """One token: llama::gated_delta_rule into a second buffer, exchanged with the first. More: the chunk graph."""
+    program, is_single = translation.program, translation.prologue.is_single
     region = program.open_region()
-    repeat = v.shape[2] // k.shape[2]
+    tokens, heads, width = v.shape[1:]
     q = region.multiply(q, region.scalar(scale))
-    heads = [region.transpose(_repeated(region, x, repeat), (0, 2, 1, 3)) for x in (q, k)]
-    values = region.transpose(v, (0, 2, 1, 3))
-    gates = [region.transpose(x, (0, 2, 1)) for x in (decay, beta)]
-    out = program.tensor(values.shape)
-    written = translation.next_state(state)
-    program.kernel("llama::gated_delta_rule", "out", [*heads, values, *gates, state], [out, written])
-    return [program.open_region().transpose(out, (0, 2, 1, 3)), None]
+    q, k = (_repeated(region, x, heads // x.shape[2]) for x in (q, k))
+    decay = region.exponential(log_decay)
+    for value in (q, k, v, log_decay, decay, beta):
+        program.require(value)
+    translation.keep_tails()
+    out = program.tensor((1, tokens, heads, width))
+    found = program.alias(out, out.shape)
+    with program.only_if(is_single, wanted=True):
+        rows = [program.alias(x, (1, heads, 1, width)) for x in (q, k, v, out)]
+        gates = [program.alias(x, (1, heads, 1)) for x in (decay, beta)]
+        written = program.keep(program.tensor(state.shape))
+        program.kernel("llama::gated_delta_rule", "out", [*rows[:3], *gates, state], [rows[3], written])
+        program.exchange([(state, written)])
+        program.move(program.alias(out, (1, 1, heads, width)), found)
+    with program.only_if(is_single, wanted=False):
+        inputs = [q, k, v, log_decay, beta, state, translation.prologue.masks]
+        program.call(translation.chunk_region(heads, width), inputs, [out, state])
+        program.move(out, found)
+    return [found, None]
 
 
 def _repeated(region: Region, x: Value, repeat: int) -> Value:
@@ -383,15 +401,14 @@ def _repeated(region: Region, x: Value, repeat: int) -> Value:
 
 
 def _rotary(
-    translation: Translation, node: Node, x: Value, positions: Any, cos: Buffer, sin: Buffer, sections: list[int]
+    translation: Translation, node: Node, x: Value, positions: Any, _: Buffer, __: Buffer, sections: list[int]
 ) -> Value:
     """Text has one position a token, so every frequency turns by the same table row, whatever the section."""
     if positions is not None:
         raise LoweringError(f"executorch lowers rotary embedding of text only; {node.name} reads computed positions")
-    rows = translation.rope(cos, sin)
+    cos_row, sin_row = translation.prologue.cos, translation.prologue.sin
     region = translation.program.open_region()
     half = sum(sections)
-    cos_row, sin_row = rows
     first, second = region.slice(x, -1, 0, half), region.slice(x, -1, half, half)
     rest = region.slice(x, -1, 2 * half, x.shape[-1] - 2 * half)
     turned = [
@@ -405,7 +422,7 @@ def _attention(
     translation: Translation, _: Node, q: Value, k: Value, v: Value, keys: Value, values: Value, __: Value, scale: float
 ) -> list[Any]:
     """llama::update_cache and llama::custom_sdpa on a cache with time before heads."""
-    program, position = translation.program, translation.position
+    program, position = translation.program, translation.prologue.position
     for new, cache in ((k, keys), (v, values)):
         done = program.tensor((1,))
         program.kernel("llama::update_cache", "out", [new, cache, position], [done])
