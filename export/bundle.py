@@ -1,7 +1,6 @@
 """The bundle: all artifacts of a target in one directory, with what must travel along (licences, card, index)."""
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,11 @@ from export.plan import Plan
 from export.progress import Progress
 from export.sources import ResolvedCheckpoint
 from export.user_cache import write_atomically
-from runtimes.artifact import Artifact, Manifest
+from runtimes.artifact import Artifact, Manifest, artifact_manifests
 
 BUNDLE_FILE = "bundle.json"
+CARD = "README.md"
+LICENCES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
 LEGAL = Path(__file__).parent / "legal"
 
 
@@ -39,17 +40,25 @@ class Bundle:
         }
 
 
+def break_open(out: Path) -> None:
+    """Take the index away: a bundle whose artifacts are being replaced is not the one that it lists."""
+    (out / BUNDLE_FILE).unlink(missing_ok=True)
+
+
 def write_bundle(plan: Plan, resolved: ResolvedCheckpoint, progress: Progress) -> Bundle:
     """Write card, licence and index around the sealed artifacts, and hold the total against the budget."""
     out = plan.spec.out
     artifacts = {build.backend: Artifact.open(out / build.backend) for build in plan.builds}
-    for file in sorted(LEGAL.iterdir()):
-        shutil.copyfile(file, out / file.name)
-    _keep_checkpoint_licence(resolved.path, out)
+    for stranger in sorted(
+        {place.parent.relative_to(out).as_posix() for place in artifact_manifests(out)} - set(artifacts)
+    ):
+        progress.note(
+            f"{out / stranger}: from an earlier export, not part of this bundle; remove it if it is not needed"
+        )
+    beside = [*_copy_licences(resolved.path, out), CARD]
     card = model_card(plan, resolved, [artifact.manifest for artifact in artifacts.values()])
-    write_atomically(out / "README.md", card.encode())
-    files = _files(out, artifacts)
-    bundle = Bundle(path=out, artifacts=artifacts, files=files)
+    write_atomically(out / CARD, card.encode())
+    bundle = Bundle(path=out, artifacts=artifacts, files=_files(out, beside, artifacts))
     index = {"target": plan.spec.target, **bundle.to_dict(), "bundle": out.name}
     write_atomically(out / BUNDLE_FILE, (json.dumps(index, indent=2) + "\n").encode())
     if plan.spec.budget_bytes is not None and bundle.total_bytes > plan.spec.budget_bytes:
@@ -57,7 +66,6 @@ def write_bundle(plan: Plan, resolved: ResolvedCheckpoint, progress: Progress) -
             f"{out}: the bundle takes {bundle.total_bytes} bytes, --budget is {plan.spec.budget_bytes}; the artifacts "
             "are sealed and usable, but over budget: choose a smaller scheme"
         )
-    progress.note(f"bundle in {out}: {bundle.total_bytes} bytes")
     return bundle
 
 
@@ -89,12 +97,14 @@ def model_card(plan: Plan, resolved: ResolvedCheckpoint, manifests: list[Manifes
         )
     lines += [
         "",
-        "Each artifact was run in its own runtime after it was written and compared with eager torch on the same quantized",
-        "weights; the figures are in its manifest.json, and `python -m runtimes verify ARTIFACT` repeats the check.",
-        "What quantization costs against the float model is a separate question: `measured.quality`, null where not measured.",
+        "Each artifact was run in its own runtime after it was written and compared with eager torch on the same",
+        "quantized weights; the figures are in its manifest.json, and `python -m runtimes verify ARTIFACT` repeats it.",
+        "What quantization costs against the float model is a separate question: `measured.quality`, null where nobody",
+        "measured.",
         "",
-        "Qwen3.5 is licensed under Apache-2.0; see LICENSE and NOTICE. Push the directory to the device, or download it on",
-        "first launch; models do not go inside an APK.",
+        "Qwen3.5 is licensed under Apache-2.0; see LICENSE and NOTICE. Push the directory to the device, or download "
+        "it",
+        "on first launch; models do not go inside an APK.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -104,20 +114,17 @@ def _worst_kld(manifest: Manifest) -> float:
     return max((check["figures"].get("mean_kld", 0.0) for check in checks), default=0.0)
 
 
-def _keep_checkpoint_licence(checkpoint: Path, out: Path) -> None:
-    """A fine-tune's own licence goes along under its own name."""
-    for name in ("LICENSE", "LICENSE.txt", "LICENSE.md"):
-        if (checkpoint / name).is_file():
-            shutil.copyfile(checkpoint / name, out / f"CHECKPOINT_{name}")
+def _copy_licences(checkpoint: Path, out: Path) -> list[str]:
+    """Our licence and notice, and a fine-tune's own licence under its own name; returns the names."""
+    sources = {file.name: file for file in sorted(LEGAL.iterdir())}
+    sources |= {f"CHECKPOINT_{name}": checkpoint / name for name in LICENCES if (checkpoint / name).is_file()}
+    for name, source in sources.items():
+        write_atomically(out / name, source.read_bytes())
+    return list(sources)
 
 
-def _files(out: Path, artifacts: dict[str, Artifact]) -> dict[str, int]:
+def _files(out: Path, beside: list[str], artifacts: dict[str, Artifact]) -> dict[str, int]:
     """Bytes of each file that belongs to the bundle, by path."""
-    roots = [out / name for name in artifacts]
-    inside = [path for root in roots for path in sorted(root.rglob("*")) if path.is_file()]
-    beside = [
-        path
-        for path in sorted(out.iterdir())
-        if path.is_file() and not path.name.startswith(".") and path.name != BUNDLE_FILE
-    ]
-    return {path.relative_to(out).as_posix(): path.stat().st_size for path in (*beside, *inside)}
+    inside = [path for name in artifacts for path in sorted((out / name).rglob("*")) if path.is_file()]
+    files = [*(out / name for name in sorted(beside)), *inside]
+    return {path.relative_to(out).as_posix(): path.stat().st_size for path in files}

@@ -1,13 +1,14 @@
 """What can be named on the command line, found by file name: `export/schemes/int4.py` is the scheme `int4`.
 
-Listing imports nothing; a module is imported when its name is asked for. In file names a hyphen is an underscore.
+Listing imports nothing; a module is imported when its name is asked for, so that a backend whose packages are not
+installed troubles nobody who does not name it. In file names a hyphen is an underscore.
 """
 
 import importlib
 from pathlib import Path
 from types import ModuleType
 
-from export.errors import UnknownNameError
+from export.errors import MissingPackageError, UnknownNameError
 
 ROOT = Path(__file__).parent
 
@@ -21,7 +22,16 @@ def load(kind: str, name: str) -> ModuleType:
     """The module that a name stands for."""
     if name not in names(kind):
         raise UnknownNameError(SINGULAR[kind], name, names(kind))
-    return importlib.import_module(f"export.{kind}.{name.replace('-', '_')}")
+    try:
+        return importlib.import_module(f"export.{kind}.{name.replace('-', '_')}")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "export":
+            raise
+        raise MissingPackageError(
+            f"{SINGULAR[kind]} {name!r} needs the package {error.name.partition('.')[0]!r}, which is not installed; "
+            "run "
+            "`make venv`, or `pip install 'qwen-edge[export]'`"
+        ) from error
 
 
 SINGULAR = {"schemes": "scheme", "backends": "backend", "targets": "target", "quantize": "method"}

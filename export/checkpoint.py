@@ -203,7 +203,7 @@ def _read_index(index: Path) -> dict[str, str]:
         raise IndexFileError(f"{index}: {index.stat().st_size} bytes, more than {MAX_INDEX_BYTES}; this is no index")
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise IndexFileError(f"{index}: not valid JSON ({error}); download it again") from error
     except (KeyError, TypeError) as error:
         raise IndexFileError(f"{index}: no 'weight_map' object in it; download it again") from error

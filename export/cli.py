@@ -2,71 +2,93 @@
 
 import argparse
 import json
+import logging
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from export import catalog
 from export.bundle import Bundle
-from export.errors import UnknownNameError
+from export.errors import SpecError
 from export.pipeline import export
 from export.plan import Plan, format_counts, make_plan
-from export.sources import model_names, read_model_entry, source_names
-from export.spec import DEFAULT_CONTEXT_LENGTH, DEFAULT_METHOD, DEFAULT_SCHEME, ExportSpec, parse_bytes
+from export.sources import DEFAULT_SOURCE, RANDOM, model_names, read_model_entry, source_names
+from export.spec import (
+    DEFAULT_CONTEXT_LENGTH,
+    DEFAULT_METHOD,
+    DEFAULT_MODEL,
+    DEFAULT_SCHEME,
+    ExportSpec,
+    parse_bytes,
+)
 from runtimes.errors import ProjectError
 
 EXAMPLES = """\
 examples:
-  python -m export --target android                                   Qwen3.5-0.8B from the Hub, int4, ONNX and ExecuTorch
-  python -m export --target android --model tiny                      the trained tiny model in the repo, no network
-  python -m export --target android --model qwen3.5-4b --scheme int8
-  python -m export --target android --checkpoint ./my-finetune        any local Qwen3.5 checkpoint
-  python -m export --target android --model qwen3.5-4b --checkpoint random    real shapes, random weights: timing only
-  python -m export --target android --backend onnx --budget 500MB --plan      say what would be done, do nothing
+  Qwen3.5-0.8B from the Hub, int4, ONNX and ExecuTorch:
+    python -m export --target android
+  the trained tiny model in the repository, without network:
+    python -m export --target android --model tiny
+  another size in another scheme, or any local Qwen3.5 checkpoint:
+    python -m export --target android --model qwen3.5-4b --scheme int8
+    python -m export --target android --checkpoint ./my-finetune
+  real shapes with random weights, for timing only:
+    python -m export --target android --model qwen3.5-4b --checkpoint random
+  only say what would be done, and whether it fits:
+    python -m export --target android --backend onnx --budget 500MB --plan
 """
 KINDS = ("targets", "schemes", "quantize", "backends")
+NOISY = ("torchao", "torch.utils._pytree")  # they warn at each import about kernels that are not used here
+INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status: 0 done, 1 a named error, 2 wrong usage, 130 interrupted."""
-    arguments = build_parser().parse_args(argv)
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.target is None and not arguments.list:
+        parser.error(f"--target is missing; known: {', '.join(catalog.names('targets'))}")
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        return _run(arguments)
+        _run(arguments)
     except ProjectError as error:
         return _fail(str(error), arguments.json)
     except KeyboardInterrupt:
-        _fail("interrupted; run the same command again, finished layers are kept", arguments.json)
-        return 130
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    if arguments.list:
-        _print_catalog(arguments.json)
-        return 0
-    if arguments.target is None:
-        raise UnknownNameError("target", "", catalog.names("targets"))
-    spec = _spec(arguments)
-    if arguments.plan:
-        _print_plan(make_plan(spec), arguments.json)
-        return 0
-    with _Bars(quiet=arguments.json or not sys.stderr.isatty()) as progress:
-        bundle = export(spec, progress)
-    _print_bundle(bundle, arguments.json)
+        _fail("interrupted, nothing was sealed; run the same command again, finished layers are kept", arguments.json)
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever read us has left: say no more, not even at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return 0
 
 
+def _run(arguments: argparse.Namespace) -> None:
+    if arguments.list:
+        _print_catalog(arguments.json)
+        return
+    spec = _spec(arguments)
+    if arguments.plan:
+        _print_plan(make_plan(spec), arguments.json)
+        return
+    with _Bars(quiet=arguments.json or not sys.stderr.isatty()) as progress:
+        bundle = export(spec, progress)
+    _print_bundle(bundle, arguments.json)
+
+
 def _spec(arguments: argparse.Namespace) -> ExportSpec:
-    model = arguments.model or (Path(arguments.checkpoint).name if arguments.checkpoint else "qwen3.5-0.8b")
-    out = arguments.out or Path("build") / f"{model.replace('/', '_')}-{arguments.target}-{arguments.scheme}"
     return ExportSpec(
         target=arguments.target,
-        out=Path(out),
+        out=_out(arguments),
         model=arguments.model,
         checkpoint=arguments.checkpoint,
         source=arguments.source,
@@ -76,60 +98,40 @@ def _spec(arguments: argparse.Namespace) -> ExportSpec:
         backends=tuple(arguments.backend or ()),
         modality=arguments.modality,
         context_length=arguments.context_length,
-        budget_bytes=parse_bytes(arguments.budget) if arguments.budget else None,
+        budget_bytes=None if arguments.budget is None else parse_bytes(arguments.budget),
     )
 
 
+def _out(arguments: argparse.Namespace) -> Path:
+    """The bundle's directory; by default its name says what is in it, random weights above all."""
+    if arguments.out == "":
+        raise SpecError("--out is empty; leave it out, or name a directory (an unset shell variable?)")
+    if arguments.out is not None:
+        return Path(arguments.out)
+    if arguments.checkpoint in (None, RANDOM):
+        name = read_model_entry(arguments.model or DEFAULT_MODEL).name
+        name += "-random" if arguments.checkpoint == RANDOM else ""
+    else:
+        name = Path(arguments.checkpoint).resolve().name or "checkpoint"
+    return Path("build") / f"{name}-{arguments.target}-{arguments.scheme}"
+
+
 def build_parser() -> argparse.ArgumentParser:
+    """The options; a page of the docs is written from them."""
     parser = argparse.ArgumentParser(
         prog="python -m export",
         description="Turn a Qwen3.5 checkpoint into verified, quantized model bundles for phones.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    _add_choices(parser)
     add = parser.add_argument
-    add("--target", metavar="NAME", help=f"device class to build for: {', '.join(catalog.names('targets'))}")
-    add(
-        "--model",
-        metavar="NAME",
-        help=f"{', '.join(model_names())}, or a hub id (default: the checkpoint's, else qwen3.5-0.8b)",
-    )
-    add(
-        "--checkpoint",
-        metavar="PATH",
-        help="a local checkpoint directory, or 'random' for random weights of the model's shapes",
-    )
-    add(
-        "--source",
-        default="huggingface",
-        metavar="NAME",
-        help=f"hub to fetch from: {', '.join(source_names())} (default: huggingface)",
-    )
-    add(
-        "--scheme",
-        default=DEFAULT_SCHEME,
-        metavar="NAME",
-        help=f"{', '.join(catalog.names('schemes'))} (default: {DEFAULT_SCHEME})",
-    )
-    add(
-        "--method",
-        default=DEFAULT_METHOD,
-        metavar="NAME",
-        help=f"how weights are rounded: {', '.join(catalog.names('quantize'))} (default: {DEFAULT_METHOD})",
-    )
     add(
         "--group-size",
         type=int,
         metavar="N",
-        help="weights that share a scale in 4-bit matrices (default: the scheme's)",
+        help="weights that share a scale in 4-bit matrices: 32, 64 or 128 (default: the scheme's)",
     )
-    add(
-        "--backend",
-        action="append",
-        metavar="NAME",
-        help=f"{', '.join(catalog.names('backends'))}; repeatable (default: all of the target's)",
-    )
-    add("--modality", default="text", metavar="NAME", help="text (default: text)")
     add(
         "--context-length",
         type=int,
@@ -138,24 +140,67 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"longest conversation (default: {DEFAULT_CONTEXT_LENGTH})",
     )
     add("--budget", metavar="SIZE", help="fail early if the bundle would be larger, such as 480MB (powers of 1000)")
-    add("--out", type=Path, metavar="DIR", help="the bundle's directory (default: build/MODEL-TARGET-SCHEME)")
+    add(
+        "--out",
+        metavar="DIR",
+        help="the bundle's directory, new or of an earlier export (default: build/MODEL-TARGET-SCHEME)",
+    )
     add("--plan", action="store_true", help="print what would be done and stop")
     add("--list", action="store_true", help="print everything that can be named and stop")
-    add("--json", action="store_true", help="results as JSON lines")
+    add("--json", action="store_true", help="results as JSON lines on stdout; progress stays on stderr")
     return parser
 
 
+def _add_choices(parser: argparse.ArgumentParser) -> None:
+    """What is chosen by name; an unknown name is judged where the catalog is read, which lists the known ones."""
+    known = {kind: ", ".join(catalog.names(kind)) for kind in KINDS}
+    models, sources = ", ".join(model_names()), ", ".join(source_names())
+    add = parser.add_argument
+    add("--target", metavar="NAME", help=f"device class to build for: {known['targets']}")
+    add(
+        "--model",
+        metavar="NAME",
+        help=f"{models}, or a hub id of these (default: the checkpoint's, else {DEFAULT_MODEL})",
+    )
+    add(
+        "--checkpoint",
+        metavar="PATH",
+        help="a local checkpoint directory, or 'random' for random weights of real shapes",
+    )
+    add(
+        "--source",
+        default=DEFAULT_SOURCE,
+        metavar="NAME",
+        help=f"hub to fetch from: {sources} (default: {DEFAULT_SOURCE})",
+    )
+    add("--scheme", default=DEFAULT_SCHEME, metavar="NAME", help=f"{known['schemes']} (default: {DEFAULT_SCHEME})")
+    add(
+        "--method",
+        default=DEFAULT_METHOD,
+        metavar="NAME",
+        help=f"how weights are rounded: {known['quantize']} (default: {DEFAULT_METHOD})",
+    )
+    add(
+        "--backend",
+        action="append",
+        metavar="NAME",
+        help=f"{known['backends']}; repeatable (default: all of the target's)",
+    )
+    add("--modality", default="text", metavar="NAME", help="text (default: text)")
+
+
 class _Bars:
-    """Progress bars on stderr at a terminal, one line a stage elsewhere."""
+    """Progress bars on stderr at a terminal, two lines a stage elsewhere."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
         self._console = Console(stderr=True)
         columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
             TextColumn("{task.fields[done]}"),
             TimeElapsedColumn(),
+            TextColumn("left"),
             TimeRemainingColumn(),
         )
         self._progress = Progress(*columns, console=self._console, transient=True, disable=quiet)
@@ -168,33 +213,47 @@ class _Bars:
         self._progress.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._end_stage()
+    def __exit__(self, error: object, *_: object) -> None:
+        self._close("stopped after " if error is not None else "")
         self._progress.stop()
 
     def stage(self, name: str, total: int | None = None, unit: str = "B") -> None:
-        self._end_stage()
+        self.end()
         self._name, self._unit, self._start = name, unit, time.monotonic()
         self._task = self._progress.add_task(name, total=total, done="")
         if self._quiet:
-            self._console.print(f"{name} ...", highlight=False)
+            self.note(f"{name} ...")
 
     def step(self, name: str, count: int = 0) -> None:
         if self._task is None:
             return
         self._progress.advance(self._task, count)
         task = next(task for task in self._progress.tasks if task.id == self._task)
-        done = f"{task.completed / 1e6:.0f} MB" if self._unit == "B" else f"{task.completed:.0f} {self._unit}s"
+        done = _amount(int(task.completed), None if task.total is None else int(task.total), self._unit)
         self._progress.update(self._task, description=f"{self._name} · {name}", done=done)
 
     def note(self, text: str) -> None:
-        self._console.print(text, highlight=False)
+        _print(self._console, text)
 
-    def _end_stage(self) -> None:
+    def end(self) -> None:
+        self._close("")
+
+    def _close(self, how: str) -> None:
         if self._task is not None:
             self._progress.remove_task(self._task)
-            self._console.print(f"{self._name}: {time.monotonic() - self._start:.1f} s", highlight=False)
+            self.note(f"{self._name}: {how}{time.monotonic() - self._start:.1f} s")
             self._task = None
+
+
+def _amount(done: int, total: int | None, unit: str) -> str:
+    """Such as "12.0 MB of 1.4 GB" or "3 layers of 48"."""
+    shown = decimal if unit == "B" else lambda count: f"{count} {unit}{'' if count == 1 else 's'}"
+    return shown(done) if total is None else f"{shown(done)} of {decimal(total) if unit == 'B' else total}"
+
+
+def _print(console: Console, text: str) -> None:
+    """The text as it is: no markup (a path may hold brackets), no line breaks but its own."""
+    console.print(Text(text), soft_wrap=True)
 
 
 def _fail(message: str, as_json: bool) -> int:
@@ -208,43 +267,48 @@ def _print_bundle(bundle: Bundle, as_json: bool) -> None:
     if as_json:
         print(json.dumps(bundle.to_dict()))
         return
-    table = Table(title=f"bundle {bundle.path}: {bundle.total_bytes:,} bytes")
+    table = Table(title=Text(f"{bundle.path}: {bundle.total_bytes:,} bytes"), title_justify="left")
     table.add_column("file")
     table.add_column("bytes", justify="right")
     for name, count in bundle.files.items():
-        table.add_row(name, f"{count:,}")
+        table.add_row(Text(name), f"{count:,}")
     console = Console()
     console.print(table)
     for name, artifact in bundle.artifacts.items():
-        parity = artifact.manifest.measured.parity or {}
-        passed = [check["name"] for check in parity.get("checks", []) if check["outcome"] == "passed"]
-        skipped = [
-            f"{check['name']} ({check['reason']})"
-            for check in parity.get("checks", [])
-            if check["outcome"] == "skipped"
-        ]
-        console.print(f"{name}: {len(passed)} checks passed" + (f", skipped: {'; '.join(skipped)}" if skipped else ""))
+        _print(console, f"{name}: {_verdict(artifact.manifest.measured.parity or {})}")
+        talk = "chat {}" if artifact.manifest.chat_template_file else "generate {} --raw --prompt 'Once upon a time'"
+        _print(console, f"  hear it: python -m runtimes {talk.format(artifact.path)}")
+
+
+def _verdict(parity: Mapping[str, Any]) -> str:
+    checks = parity.get("checks", [])
+    passed = sum(check["outcome"] == "passed" for check in checks)
+    skipped = [f"{check['name']} ({check['reason']})" for check in checks if check["outcome"] == "skipped"]
+    return f"{passed} checks passed" + (f", skipped: {'; '.join(skipped)}" if skipped else "")
 
 
 def _print_plan(plan: Plan, as_json: bool) -> None:
-    rows = [
+    spec = plan.spec
+    builds: list[dict[str, Any]] = [
         {
             "backend": build.backend,
             "runtime": build.module.RUNTIME,
+            "oldest_runtime": build.module.OLDEST_RUNTIME,
             "model_bytes": build.model_bytes,
             "formats": format_counts(build.layout),
         }
         for build in plan.builds
     ]
     if as_json:
-        print(json.dumps({"model": plan.model, "out": str(plan.spec.out), "builds": rows}))
+        found = {"model": plan.model, "out": str(spec.out), "total_bytes": plan.total_bytes, "builds": builds}
+        print(json.dumps(found))
         return
-    print(
-        f"{plan.model}, scheme {plan.spec.scheme}, method {plan.spec.method}, context {plan.spec.context_length} tokens, to {plan.spec.out}"
-    )
-    for row in rows:
-        formats = ", ".join(f"{count} x {form}" for form, count in row["formats"].items())
-        print(f"  {row['backend']}: {row['model_bytes']:,} bytes of weights, matrices: {formats}")
+    print(f"{plan.model} for {spec.target}: scheme {spec.scheme}, method {spec.method}, {spec.context_length} tokens")
+    for build in builds:
+        formats = ", ".join(f"{count} x {form}" for form, count in build["formats"].items())
+        print(f"  {build['backend']}: {build['model_bytes']:,} bytes of weights, matrices: {formats}")
+        print(f"    runs on {build['runtime']} from {build['oldest_runtime']} on")
+    print(f"about {plan.total_bytes:,} bytes in all, in {spec.out}")
 
 
 def _print_catalog(as_json: bool) -> None:
@@ -257,7 +321,7 @@ def _print_catalog(as_json: bool) -> None:
     for kind, entries in listed.items():
         print(f"{'methods' if kind == 'quantize' else kind}:")
         for name, summary in entries.items():
-            print(f"  {name:16} {summary}")
+            print(f"  {name:16} {summary}".rstrip())
 
 
 def _summary(kind: str, name: str) -> str:

@@ -5,19 +5,24 @@ untrusted: each field is checked for type and range, and what the decoder does n
 """
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from export.errors import ConfigError
+from export.errors import ConfigError, shown
 
 LayerType = Literal["linear_attention", "full_attention"]
 
 MAX_CONFIG_BYTES = 4 << 20
+LARGEST = 1e30
+MAX_LAYERS = 1024  # the layers are listed one by one
 TEXT_TYPES = ("qwen3_5_text",)
 COMPOSITE_TYPES = ("qwen3_5",)
+IMPLEMENTED = {"hidden_act": "silu", "attention_bias": False, "attn_output_gate": True}
+IMPLEMENTED_ROPE = {"rope_type": "default", "mrope_interleaved": True}
+ORIGINAL = "take config.json from the original checkpoint"
+DENSE = "use a dense Qwen3.5 checkpoint of the published kind"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,14 +77,18 @@ def read_config(checkpoint_dir: Path) -> dict[str, Any]:
     """Return the raw `config.json` of a checkpoint directory."""
     path = checkpoint_dir / "config.json"
     if not path.is_file():
-        raise ConfigError(f"{path}: not found; a checkpoint directory holds config.json beside its safetensors")
+        raise ConfigError(
+            f"{path}: not found; a checkpoint directory holds config.json beside its safetensors, so name that "
+            "directory"
+        )
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise ConfigError(
-            f"{path}: {path.stat().st_size} bytes, more than {MAX_CONFIG_BYTES}; this is not a model config"
+            f"{path}: {path.stat().st_size} bytes, more than {MAX_CONFIG_BYTES}; this is no model config, download the "
+            "file again"
         )
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or a number of thousands of digits
         raise ConfigError(f"{path}: not valid JSON ({error}); download the file again") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: holds a {type(raw).__name__}, expected an object; download the file again")
@@ -92,8 +101,9 @@ def parse_config(raw: Mapping[str, Any], where: str = "config.json") -> ModelCon
     text: Any = raw.get("text_config") if model_type in COMPOSITE_TYPES else raw
     if not isinstance(text, Mapping) or (model_type not in COMPOSITE_TYPES and model_type not in TEXT_TYPES):
         raise ConfigError(
-            f"{where}: model_type {model_type!r} is not a Qwen3.5 model; expected 'qwen3_5' with a text_config, or "
-            "'qwen3_5_text'"
+            f"{where}: model_type {shown(model_type)} is not a Qwen3.5 model, expected 'qwen3_5' with a text_config, "
+            "or "
+            f"'qwen3_5_text'; {DENSE}"
         )
     fields = _Fields(text, where)
     _refuse_unbuilt(fields)
@@ -104,7 +114,7 @@ def parse_config(raw: Mapping[str, Any], where: str = "config.json") -> ModelCon
     rotary_dim = int(
         head_dim * rope_fields.number("partial_rotary_factor", fields.number("partial_rotary_factor", 0.25))
     )
-    tied = raw.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
+    tied = raw if "tie_word_embeddings" in raw else text
     config = ModelConfig(
         vocab_size=fields.positive("vocab_size"),
         hidden_size=fields.positive("hidden_size"),
@@ -123,43 +133,49 @@ def parse_config(raw: Mapping[str, Any], where: str = "config.json") -> ModelCon
         rotary_dim=rotary_dim,
         mrope_section=rope_fields.sections("mrope_section", rotary_dim // 2),
         max_position_embeddings=fields.positive("max_position_embeddings"),
-        tie_word_embeddings=bool(tied),
+        tie_word_embeddings=_Fields(tied, where).flag("tie_word_embeddings", False),
     )
     _check_shape(config, where)
     return config
 
 
 def _refuse_unbuilt(fields: "_Fields") -> None:
-    for name, wanted in (("hidden_act", "silu"), ("attention_bias", False), ("attn_output_gate", True)):
-        found = fields.raw.get(name, wanted)
-        if found != wanted:
-            raise ConfigError(f"{fields.where}: {name} is {found!r}; this decoder implements {wanted!r} only")
-    rope_type = fields.mapping("rope_parameters").get("rope_type", "default")
-    if rope_type != "default":
-        raise ConfigError(f"{fields.where}: rope_type is {rope_type!r}; this decoder implements 'default' only")
-    if "num_experts" in fields.raw:
-        raise ConfigError(f"{fields.where}: mixture-of-experts checkpoints are not built; use a dense Qwen3.5 size")
+    rope = _Fields(fields.mapping("rope_parameters"), f"{fields.where}: rope_parameters")
+    for place, implemented in ((fields, IMPLEMENTED), (rope, IMPLEMENTED_ROPE)):
+        for name, wanted in implemented.items():
+            found = place.raw.get(name, wanted)
+            if found != wanted:
+                raise ConfigError(
+                    f"{place.where}: {name} is {shown(found)}, this decoder implements {wanted!r} only; {DENSE}"
+                )
+    if fields.raw.get("num_experts"):
+        raise ConfigError(
+            f"{fields.where}: num_experts is {shown(fields.raw['num_experts'])}, a mixture of experts is not built; "
+            f"{DENSE}"
+        )
 
 
 def _check_shape(config: ModelConfig, where: str) -> None:
     if config.linear_num_value_heads % config.linear_num_key_heads:
         raise ConfigError(
             f"{where}: linear_num_value_heads {config.linear_num_value_heads} is not a multiple of "
-            f"linear_num_key_heads {config.linear_num_key_heads}"
+            f"linear_num_key_heads {config.linear_num_key_heads}; {ORIGINAL}"
         )
     if config.num_attention_heads % config.num_key_value_heads:
         raise ConfigError(
             f"{where}: num_attention_heads {config.num_attention_heads} is not a multiple of "
-            f"num_key_value_heads {config.num_key_value_heads}"
+            f"num_key_value_heads {config.num_key_value_heads}; {ORIGINAL}"
         )
     if config.rotary_dim % 2 or not 0 < config.rotary_dim <= config.head_dim:
         raise ConfigError(
-            f"{where}: {config.rotary_dim} rotary dimensions of head_dim {config.head_dim}; expected an even share"
+            f"{where}: partial_rotary_factor makes {config.rotary_dim} rotary dimensions of head_dim "
+            f"{config.head_dim}, "
+            f"expected an even number up to it; {ORIGINAL}"
         )
     if config.linear_key_head_dim != config.linear_value_head_dim:
         raise ConfigError(
             f"{where}: linear_key_head_dim {config.linear_key_head_dim} differs from linear_value_head_dim "
-            f"{config.linear_value_head_dim}; this decoder needs them equal"
+            f"{config.linear_value_head_dim}, this decoder needs them equal; {DENSE}"
         )
 
 
@@ -173,39 +189,47 @@ class _Fields:
     def positive(self, name: str) -> int:
         value = self.raw.get(name)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 31:
-            raise ConfigError(f"{self.where}: {name} is {value!r}; expected a positive integer")
+            raise self._wrong(name, "a positive integer")
         return value
 
     def number(self, name: str, default: float | None = None) -> float:
         value = self.raw.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
-            raise ConfigError(f"{self.where}: {name} is {value!r}; expected a positive number")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < LARGEST:
+            raise self._wrong(name, "a positive number")
         return float(value)
+
+    def flag(self, name: str, default: bool) -> bool:
+        value = self.raw.get(name, default)
+        if not isinstance(value, bool):
+            raise self._wrong(name, "true or false")
+        return value
 
     def mapping(self, name: str) -> Mapping[str, Any]:
         value = self.raw.get(name)
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{self.where}: {name} is {value!r}; expected an object")
+            raise self._wrong(name, "an object")
         return value
 
     def sections(self, name: str, total: int) -> tuple[int, int, int]:
         value = self.raw.get(name)
-        whole = (
-            isinstance(value, list) and len(value) == 3 and all(isinstance(part, int) and part >= 0 for part in value)
-        )
-        if not whole or sum(value or ()) != total:
-            raise ConfigError(f"{self.where}: {name} is {value!r}; expected three counts that sum to {total}")
-        assert isinstance(value, list)
-        return value[0], value[1], value[2]
+        parts = value if isinstance(value, list) else []
+        whole = len(parts) == 3 and all(type(part) is int and part >= 0 for part in parts)
+        if not whole or sum(parts) != total:
+            raise self._wrong(name, f"three counts that sum to {total}, half of the rotary dimensions")
+        return parts[0], parts[1], parts[2]
 
     def layer_types(self) -> tuple[LayerType, ...]:
         layers = self.positive("num_hidden_layers")
-        interval = self.raw.get("full_attention_interval", 4)
-        if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
-            raise ConfigError(f"{self.where}: full_attention_interval is {interval!r}; expected a positive integer")
+        if layers > MAX_LAYERS:
+            raise self._wrong("num_hidden_layers", f"{MAX_LAYERS} at most")
+        interval = self.positive("full_attention_interval") if "full_attention_interval" in self.raw else 4
         default = ["full_attention" if (layer + 1) % interval == 0 else "linear_attention" for layer in range(layers)]
         found = self.raw.get("layer_types") or default
         known = ("linear_attention", "full_attention")
         if not isinstance(found, list) or len(found) != layers or any(kind not in known for kind in found):
-            raise ConfigError(f"{self.where}: layer_types is {found!r}; expected {layers} entries out of {known}")
+            raise self._wrong("layer_types", f"{layers} entries out of {' and '.join(known)}")
         return tuple(found)
+
+    def _wrong(self, name: str, expected: str) -> ConfigError:
+        found = f"is {shown(self.raw[name])}" if name in self.raw else "is missing"
+        return ConfigError(f"{self.where}: {name} {found}, expected {expected}; {ORIGINAL}")

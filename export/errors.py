@@ -5,6 +5,7 @@ ProjectError
     ├── ConfigError              config.json describes a model this exporter does not build
     ├── UnknownNameError         --target, --model, --scheme ... names nothing in the catalog
     ├── SpecError                two settings contradict each other
+    ├── MissingPackageError      a name of the catalog needs a package that is not installed
     ├── UnsupportedSchemeError   a backend cannot hold a format that the scheme asks for
     ├── QuantizationError        a rule cannot quantize a tensor
     ├── StoreError               the quantized checkpoint on disk is damaged or belongs to something else
@@ -15,6 +16,14 @@ ProjectError
 """
 
 from runtimes.errors import ProjectError
+
+SHOWN_CHARACTERS = 80
+
+
+def shown(value: object) -> str:
+    """A value as it goes into a message: its repr, cut where it would fill the screen."""
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 
 
 class ExportError(ProjectError):
@@ -34,6 +43,10 @@ class UnknownNameError(ExportError):
 
 class SpecError(ExportError):
     """Two settings contradict each other, or one is out of range."""
+
+
+class MissingPackageError(ExportError):
+    """A name of the catalog needs a package that is not installed."""
 
 
 class UnsupportedSchemeError(ExportError):

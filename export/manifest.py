@@ -1,20 +1,23 @@
-"""Write `manifest.json`: what was made, from what, with which tools, how it was checked. runtimes/artifact.py reads it."""
+"""Write `manifest.json`: what was made, from what, with which tools, and how it was checked.
 
-import hashlib
+The reader, and the one definition of a manifest, is runtimes/artifact.py.
+"""
+
 import os
 import platform
-from dataclasses import replace
-from importlib.metadata import version
+from dataclasses import dataclass, replace
+from importlib.metadata import distributions, version
 from math import prod
 from pathlib import Path
 from typing import Any, cast
 
 from export.backends import Lowered, WrittenState
+from export.output import flush_directory
 from export.plan import Build, Plan
 from export.sources import ResolvedCheckpoint
 from export.spec import digest
 from export.text_files import CHAT_TEMPLATE, TOKENIZER, TextFiles
-from export.user_cache import write_atomically
+from export.user_cache import file_sha256, write_atomically
 from runtimes.artifact import (
     DTYPE_BYTES,
     MANIFEST_NAME,
@@ -27,6 +30,7 @@ from runtimes.artifact import (
     StateKind,
     StateTensor,
     read_manifest,
+    sha256_of,
 )
 from runtimes.errors import ProjectError
 
@@ -35,12 +39,24 @@ UNSEALED_NAME = "manifest.unsealed.json"
 TOOLCHAIN = ("torch", "onnx_ir", "onnxruntime", "executorch", "torchao", "safetensors", "tokenizers")
 
 
-def spec_hash(plan: Plan, build: Build) -> str:
-    """The hash of everything beside the checkpoint that determines an artifact's files."""
+@dataclass(frozen=True, kw_only=True)
+class Hashes:
+    """What an artifact is made from: `checkpoint` stands for the weights, `inputs` for everything beside them."""
+
+    inputs: str
+    checkpoint: str
+
+
+def inputs_hash(plan: Plan, build: Build, resolved: ResolvedCheckpoint, text: TextFiles) -> str:
+    """The hash of everything beside the weights that determines an artifact's files and what its manifest says."""
     return digest(
         {
             "exporter": EXPORTER_VERSION,
+            "model": plan.model,
+            "source": [resolved.source, resolved.hub_id, resolved.revision, resolved.weights],
+            "text": text.content(),
             "backend": build.backend,
+            "scheme": plan.spec.scheme,
             "layout": {name: str(form) for name, form in build.layout.items()},
             "method": plan.spec.method,
             "context_length": plan.spec.context_length,
@@ -53,20 +69,21 @@ def spec_hash(plan: Plan, build: Build) -> str:
 
 def toolchain() -> dict[str, str]:
     """Versions of what makes the files."""
-    return {"python": platform.python_version(), **{name: version(name) for name in TOOLCHAIN}}
+    installed = {found.name.lower().replace("-", "_") for found in distributions()}
+    return {"python": platform.python_version(), **{name: version(name) for name in TOOLCHAIN if name in installed}}
 
 
-def is_up_to_date(place: Path, wanted_spec: str, checkpoint_hash: str) -> bool:
-    """Whether a sealed artifact made from these inputs lies there, its files as long as it says."""
+def is_up_to_date(place: Path, wanted: Hashes) -> bool:
+    """Whether a sealed artifact made from these inputs lies there, its files what its manifest says."""
     try:
         manifest = read_manifest(place)
     except ProjectError:
         return False
-    if (manifest.inputs.spec_hash, manifest.inputs.checkpoint_hash) != (wanted_spec, checkpoint_hash):
+    if (manifest.inputs.spec_hash, manifest.inputs.checkpoint_hash) != (wanted.inputs, wanted.checkpoint):
         return False
-    return manifest.measured.parity is not None and all(
-        _length(place / entry.path) == entry.bytes for entry in manifest.files
-    )
+    if manifest.measured.parity is None or any(_length(place / entry.path) != entry.bytes for entry in manifest.files):
+        return False
+    return all(file_sha256(place / entry.path) == entry.sha256 for entry in manifest.files)
 
 
 def artifact_manifest(
@@ -75,13 +92,13 @@ def artifact_manifest(
     resolved: ResolvedCheckpoint,
     text: TextFiles,
     lowered: Lowered,
-    hashes: tuple[str, str],
+    hashes: Hashes,
 ) -> Manifest:
     """The manifest of the files in an artifact's directory, not yet verified."""
     module = build.module
     return Manifest(
         model=plan.model,
-        source=_source(resolved, hashes[1]),
+        source=_source(resolved, hashes.checkpoint),
         weights=resolved.weights,
         scheme=plan.spec.scheme,
         method=plan.spec.method,
@@ -104,7 +121,7 @@ def artifact_manifest(
         files=file_entries(lowered.files[0].parent),
         bytes_read_per_decoded_token=lowered.bytes_read_per_token,
         toolchain=toolchain(),
-        inputs=Inputs(spec_hash=hashes[0], checkpoint_hash=hashes[1]),
+        inputs=Inputs(spec_hash=hashes.inputs, checkpoint_hash=hashes.checkpoint),
         measured=Measured(parity=None, quality=None),
     )
 
@@ -117,20 +134,21 @@ def write_unsealed(directory: Path, manifest: Manifest) -> Path:
 
 
 def seal(directory: Path, manifest: Manifest, parity: dict[str, Any]) -> None:
-    """Put `manifest.json` in place in one step, after the files it names are on the disk."""
+    """Put `manifest.json` in place in one step, after the files it names are on the disk, and see it onto the disk."""
     for entry in manifest.files:
-        with (directory / entry.path).open("rb") as file:
-            os.fsync(file.fileno())
+        _flush(directory / entry.path)
+    (directory / UNSEALED_NAME).unlink()
     measured = replace(manifest.measured, parity=parity)
     write_atomically(directory / MANIFEST_NAME, replace(manifest, measured=measured).to_json().encode())
-    (directory / UNSEALED_NAME).unlink()
+    _flush(directory / MANIFEST_NAME)
+    flush_directory(directory)
 
 
 def file_entries(directory: Path) -> tuple[FileEntry, ...]:
     """Every file of the directory but the manifest, with length and sha256."""
     files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST_NAME)
     return tuple(
-        FileEntry(path=path.relative_to(directory).as_posix(), bytes=path.stat().st_size, sha256=_sha256(path))
+        FileEntry(path=path.relative_to(directory).as_posix(), bytes=path.stat().st_size, sha256=sha256_of(path))
         for path in files
     )
 
@@ -159,9 +177,9 @@ def _state(entry: WrittenState) -> StateTensor:
     )
 
 
-def _sha256(path: Path) -> str:
+def _flush(path: Path) -> None:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        os.fsync(file.fileno())
 
 
 def _length(path: Path) -> int:

@@ -1,49 +1,57 @@
 """The export, read from top to bottom: checkpoint, quantize, then per backend lower, record, verify, seal.
 
-Nothing half-done is ever taken for a result: an artifact is made in a hidden directory beside its place and renamed into
-place after its manifest was written last. Work is skipped only where a sealed manifest was made from the same inputs.
+Nothing half-done is ever taken for a result: an artifact is made in a hidden directory beside its place and renamed
+into place after its manifest was written last. Work is skipped only where a sealed manifest was made from the same
+inputs.
 """
 
-import errno
 import json
 import os
-import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from filelock import FileLock, Timeout
+from typing import IO, Any
 
 from export import user_cache
 from export.backends import Lowered, LoweringRequest
-from export.bundle import Bundle, write_bundle
+from export.bundle import Bundle, break_open, write_bundle
 from export.calibrate import FloatWeights, calibration_hash, calibration_tokens, default_text, input_importance
 from export.checkpoint import Checkpoint, check_tensors
-from export.errors import OutputError, ParityError
-from export.manifest import artifact_manifest, is_up_to_date, seal, spec_hash, write_unsealed
+from export.errors import ParityError
+from export.manifest import Hashes, artifact_manifest, inputs_hash, is_up_to_date, seal, write_unsealed
+from export.output import (
+    OTHER_CACHE,
+    OTHER_OUT,
+    check_space,
+    disk_errors,
+    own_directory,
+    partial_directory,
+    put_in_place,
+)
 from export.parity import record_reference
 from export.plan import Build, Plan, make_plan
 from export.progress import Progress
 from export.quantized import Method, QuantizedCheckpoint, StoreKey, quantize_checkpoint
-from export.sources import ResolvedCheckpoint, check_same_model, resolve
+from export.sources import ResolvedCheckpoint, resolve
 from export.spec import ExportSpec
 from export.tensors import text_tensors
 from export.text_files import TextFiles, copy_text_files, read_text_files
 
-LOCK_FILE = ".export.lock"
-PARTIAL = ".{}.partial"
 SPACE_MARGIN = 1.05
 REFERENCE_FILE = "reference.safetensors"
+MAY_BE_SKIPPED = ("stock_runner",)  # where its package is not installed, or the context too short for it
 PROMPT = (
     "In the beginning the river was small and slow, and the people who lived beside it gave it no name. They carried "
-    "water in the morning, told stories in the evening, and kept count of the days with knots in a string: 1, 2, 3, 10, "
-    "365. Why does the moon follow us home? asked the youngest. Because it is far away, said the oldest, and whatever is "
-    "far away seems to follow you. A list of things to remember: bread, salt, a lamp; then wood, wool & wire (if any is "
-    "left). f(x) = x^2 + 1 has no real root. It was the best answer that anyone could give, and so they wrote it down."
+    "water in the morning, told stories in the evening, and kept count of the days with knots in a string: 1, 2, 3, "
+    "10, 365. Why does the moon follow us home? asked the youngest. Because it is far away, said the oldest, and "
+    "whatever is far away seems to follow you. A list of things to remember: bread, salt, a lamp; then wood, wool & "
+    "wire (if any is left). f(x) = x^2 + 1 has no real root. It was the best answer that anyone could give, and so "
+    "they wrote it down."
 )
 
 
@@ -57,11 +65,16 @@ class Inputs:
     text: TextFiles
     checkpoint_hash: str
 
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Bytes of the text model in the checkpoint."""
+        return sum(self.checkpoint.entries[name].size_bytes for name in text_tensors(self.plan.config))
+
 
 def export(spec: ExportSpec, progress: Progress) -> Bundle:
     """Make the bundle that `spec` asks for; raises a ProjectError that says what to do, and then seals nothing."""
     plan = make_plan(spec)
-    with _output(spec.out), _disk_errors(spec.out):
+    with own_directory(spec.out), disk_errors(spec.out, OTHER_OUT):
         inputs = read_inputs(plan, progress)
         for build in plan.builds:
             make_artifact(inputs, build, progress)
@@ -71,37 +84,35 @@ def export(spec: ExportSpec, progress: Progress) -> Bundle:
 def read_inputs(plan: Plan, progress: Progress) -> Inputs:
     """Fetch and check the checkpoint."""
     spec = plan.spec
-    progress.stage("checkpoint")
-    resolved = resolve(plan.entry, spec.checkpoint, spec.source, progress=_bytes_done(progress))
-    if spec.model is not None:
-        check_same_model(plan.entry, resolved)
+    resolved = resolve(plan.entry, spec.checkpoint, spec.source, progress=_stage_of_bytes(progress, "fetch checkpoint"))
+    progress.note(f"{plan.model} from {resolved.path} ({resolved.weights} weights)")
     checkpoint = Checkpoint.open(resolved.path)
     check_tensors(checkpoint, text_tensors(plan.config))
     text = read_text_files(resolved.path, plan.config.vocab_size)
-    progress.note(f"{plan.model} from {resolved.path} ({resolved.weights} weights)")
     return Inputs(
-        plan=plan, resolved=resolved, checkpoint=checkpoint, text=text, checkpoint_hash=checkpoint.content_hash()
+        plan=plan, resolved=resolved, checkpoint=checkpoint, text=text, checkpoint_hash=_hash(checkpoint, progress)
     )
 
 
 def make_artifact(inputs: Inputs, build: Build, progress: Progress) -> None:
     """Build, verify and seal one artifact, unless a sealed one was made from the same inputs."""
-    place = inputs.plan.spec.out / build.backend
-    wanted = spec_hash(inputs.plan, build)
-    if is_up_to_date(place, wanted, inputs.checkpoint_hash):
+    out = inputs.plan.spec.out
+    place = out / build.backend
+    hashes = Hashes(
+        inputs=inputs_hash(inputs.plan, build, inputs.resolved, inputs.text), checkpoint=inputs.checkpoint_hash
+    )
+    if is_up_to_date(place, hashes):
         progress.note(f"{build.backend}: up to date in {place}")
         return
-    _check_space(inputs.plan.spec.out, build)
+    _check_space(inputs, build)
     store = quantize(inputs, build, progress)
-    partial = inputs.plan.spec.out / PARTIAL.format(build.backend)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    partial = partial_directory(out, build.backend)
     lowered = lower(inputs, build, store, partial, progress)
-    hashes = (wanted, inputs.checkpoint_hash)
     manifest = artifact_manifest(inputs.plan, build, inputs.resolved, inputs.text, lowered, hashes)
     parity = verify(write_unsealed(partial, manifest), build, progress)
     seal(partial, manifest, parity)
-    _put_in_place(partial, place)
+    break_open(out)
+    put_in_place(partial, place)
 
 
 def quantize(inputs: Inputs, build: Build, progress: Progress) -> QuantizedCheckpoint:
@@ -114,10 +125,10 @@ def quantize(inputs: Inputs, build: Build, progress: Progress) -> QuantizedCheck
         method=plan.spec.method,
         calibration_hash=calibration,
     )
-    total = sum(inputs.checkpoint.entries[name].size_bytes for name in text_tensors(plan.config))
-    progress.stage(f"{build.backend}: quantize ({plan.spec.scheme}, {plan.spec.method})", total)
+    progress.stage(f"{build.backend}: quantize ({plan.spec.scheme}, {plan.spec.method})", inputs.checkpoint_bytes)
     root = user_cache.directory("quantized")
-    return quantize_checkpoint(inputs.checkpoint, plan.config, key, root, method, progress.step)
+    with disk_errors(root, OTHER_CACHE):
+        return quantize_checkpoint(inputs.checkpoint, plan.config, key, root, method, progress.step)
 
 
 def _method(inputs: Inputs, progress: Progress) -> tuple[Method, str]:
@@ -157,100 +168,107 @@ def lower(inputs: Inputs, build: Build, store: QuantizedCheckpoint, into: Path, 
 
 
 def verify(manifest: Path, build: Build, progress: Progress) -> dict[str, Any]:
-    """Run the written files in their real runtime, in a fresh process, and return the figures; a failed check raises."""
+    """Run the written files in their real runtime, in a fresh process; a failed check raises."""
     progress.stage(f"{build.backend}: verify in {build.module.RUNTIME}", None, "check")
-    command = [sys.executable, "-m", "runtimes", "verify", str(manifest), "--json"]
     report: dict[str, Any] | None = None
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None and process.stderr is not None
-        for line in process.stdout:
-            entry = json.loads(line)
+    with tempfile.TemporaryFile() as errors, _verifier(manifest, errors) as process:
+        for line in process.stdout or ():
+            entry = _json_object(line)
             report = entry.get("report", report)
             if "check" in entry:
                 progress.step(f"{entry['check']}: {entry['outcome']}", 1)
-        errors = process.stderr.read()
+        status = process.wait()
+        errors.seek(0)
+        said = errors.read().decode(errors="replace").strip()
     if report is None:
         raise ParityError(
-            f"{build.backend}: verification of {manifest} ended without a report (exit {process.returncode}): "
-            f"{errors.strip()[-800:] or 'no message'}; nothing was sealed, the files are kept there for a look"
+            f"{build.backend}: verification of {manifest} ended without a report ({_ending(status)}): "
+            f"{said[-800:] or 'no message'}; nothing was sealed, the files are kept there for a look"
         )
-    failed = [f"{check['name']}: {check['reason']}" for check in report["checks"] if check["outcome"] == "failed"]
-    if failed:
-        raise ParityError(
-            f"{build.backend}: the written artifact disagrees with eager torch in {len(failed)} of {len(report['checks'])} "
-            f"checks ({'; '.join(failed)[:800]}); nothing was sealed, see it again with `python -m runtimes verify {manifest}`"
-        )
+    _check_report(report, manifest, build)
+    progress.end()
     return report
 
 
-@contextmanager
-def _output(out: Path) -> Iterator[None]:
-    """The output directory, writable and ours alone."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / LOCK_FILE, timeout=0)
-        lock.acquire()
-    except Timeout as error:
-        raise OutputError(f"{out}: another export is writing here; wait for it, or choose another --out") from error
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
-def _disk_errors(out: Path) -> Iterator[None]:
-    """A full or read-only disk becomes a sentence; what was finished stays and the next run goes on from there."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutputError(
-                f"{error.filename or out}: no space left on the disk; free some and run the same command again, finished "
-                "layers are kept"
-            ) from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise OutputError(
-                f"{error.filename or out}: cannot be written ({error.strerror}); choose another --out"
-            ) from error
-        raise
-
-
-def _check_space(out: Path, build: Build) -> None:
-    free = shutil.disk_usage(out).free
-    needed = int(build.model_bytes * SPACE_MARGIN)
-    if free < needed:
-        raise OutputError(
-            f"{out}: {free} bytes free, {build.backend} needs about {needed}; free some, or choose another --out"
+def _check_report(report: dict[str, Any], manifest: Path, build: Build) -> None:
+    """Refuse a report in which a check failed, or in which what must run did not."""
+    checks = report["checks"]
+    failed = [f"{check['name']}: {check['reason']}" for check in checks if check["outcome"] == "failed"]
+    if failed:
+        raise ParityError(
+            f"{build.backend}: the written artifact disagrees with eager torch in {len(failed)} of {len(checks)} "
+            "checks "
+            f"({'; '.join(failed)[:800]}); nothing was sealed, see it again with `python -m runtimes verify {manifest}`"
+        )
+    skipped = [check for check in checks if check["outcome"] == "skipped" and check["name"] not in MAY_BE_SKIPPED]
+    if skipped or not checks:
+        reasons = "; ".join(f"{check['name']}: {check['reason']}" for check in skipped) or "no check at all"
+        raise ParityError(
+            f"{build.backend}: {manifest} could not be verified ({reasons[:800]}); nothing was sealed, make the "
+            "runtime "
+            "work here and run the same command again"
         )
 
 
-def _put_in_place(partial: Path, place: Path) -> None:
-    """Make the finished directory visible in one rename; an older artifact leaves first."""
-    old = place.with_name(f".{place.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if place.exists():
-        place.rename(old)
-    partial.rename(place)
-    shutil.rmtree(old, ignore_errors=True)
-    descriptor = os.open(place.parent, os.O_RDONLY)
+@contextmanager
+def _verifier(manifest: Path, errors: IO[bytes]) -> Iterator["subprocess.Popen[str]"]:
+    """The verifying process: sees the modules that we see, and never outlives us."""
+    command = [sys.executable, "-m", "runtimes", "verify", str(manifest), "--json"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)}
+    # errors go to a file: two pipes that are read one after the other can block each other
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _json_object(line: str) -> dict[str, Any]:
+    """The JSON object in a line; anything else is what a library printed."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        entry = json.loads(line)
+    except ValueError:
+        return {}
+    return entry if isinstance(entry, dict) else {}
 
 
-def _bytes_done(progress: Progress) -> Any:
-    """Adapt (done, total) reports to steps."""
-    before = 0
+def _ending(status: int) -> str:
+    if status >= 0:
+        return f"exit {status}"
+    hint = ", out of memory?" if -status == signal.SIGKILL else ""
+    return f"killed by {signal.Signals(-status).name}{hint}"
+
+
+def _check_space(inputs: Inputs, build: Build) -> None:
+    """Both disks must hold what they will get; codes that are in the cache already are counted again, to be safe."""
+    out, cache = inputs.plan.spec.out, user_cache.directory("quantized")
+    needed = {
+        out: int(build.model_bytes * SPACE_MARGIN) + inputs.plan.beside_bytes,
+        cache: min(build.model_bytes, inputs.checkpoint_bytes),
+    }
+    check_space(needed, {out: OTHER_OUT, cache: OTHER_CACHE})
+
+
+def _hash(checkpoint: Checkpoint, progress: Progress) -> str:
+    """The checkpoint's content hash; files that were hashed before and did not change are not read again."""
+    sizes = {file: file.stat().st_size for file in checkpoint.files()}
+    progress.stage("checkpoint", sum(sizes.values()))
+    for file, size_bytes in sizes.items():
+        user_cache.file_sha256(file)
+        progress.step(file.name, size_bytes)
+    progress.end()
+    return checkpoint.content_hash()
+
+
+def _stage_of_bytes(progress: Progress, name: str) -> Callable[[int, int], None]:
+    """A stage that begins with the first report (bytes done, bytes in all)."""
+    before: int | None = None
 
     def report(done_bytes: int, total_bytes: int) -> None:
         nonlocal before
-        if before == 0:
-            progress.stage("checkpoint", total_bytes)
-        progress.step("checkpoint", done_bytes - before)
+        if before is None:
+            progress.stage(name, total_bytes)
+        progress.step(name, done_bytes - (before or 0))
         before = done_bytes
 
     return report

@@ -1,4 +1,4 @@
-"""What an export will do, worked out from names and the config alone: every contradiction dies here, in milliseconds."""
+"""What an export will do, worked out from names and the config alone: contradictions die here, in milliseconds."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -6,14 +6,18 @@ from pathlib import Path
 from types import ModuleType
 
 from export import catalog
+from export.checkpoint import CheckpointNotFoundError
 from export.config import ModelConfig, parse_config, read_config
-from export.errors import BudgetError, SpecError, UnknownNameError
+from export.errors import BudgetError, QuantizationError, SpecError, UnknownNameError, UnsupportedSchemeError
 from export.schemes import Layout, Scheme, layout
-from export.sources import RANDOM, ModelEntry, model_names, read_model_entry, source_names
+from export.sources import RANDOM, ModelEntry, check_same_model, model_names, read_model_entry, resolve, source_names
 from export.spec import DEFAULT_MODEL, ExportSpec
 
 CUSTOM = "custom"
-TEXT_FILES_BYTES = 25_000_000  # tokenizer, template, reference: what an artifact holds beside its model, at most
+# what an artifact holds beside its weights: a tokenizer, four rows of logits, and the rest
+TOKENIZER_BYTES_PER_TOKEN = 80
+REFERENCE_BYTES_PER_TOKEN = 16
+OTHER_BYTES = 300_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,21 +44,29 @@ class Plan:
     builds: tuple[Build, ...]
 
     @property
+    def beside_bytes(self) -> int:
+        """About what one artifact holds beside its weights."""
+        return self.config.vocab_size * (TOKENIZER_BYTES_PER_TOKEN + REFERENCE_BYTES_PER_TOKEN) + OTHER_BYTES
+
+    @property
     def total_bytes(self) -> int:
-        return sum(build.model_bytes for build in self.builds)
+        """About what the bundle will take."""
+        return sum(build.model_bytes + self.beside_bytes for build in self.builds)
 
 
 def make_plan(spec: ExportSpec) -> Plan:
-    """Check the spec against the catalog and the model's dimensions; reads no weight and no network."""
+    """Check the spec against the catalog and the model's dimensions; no weight is read, no network asked."""
     target = catalog.load("targets", spec.target)
     method = catalog.load("quantize", spec.method)
-    scheme: Scheme = catalog.load("schemes", spec.scheme).SCHEME.with_group_size(spec.group_size)
+    scheme = _scheme(spec)
     if spec.source not in source_names():
         raise UnknownNameError("source", spec.source, source_names())
     entry, config, model = _model(spec)
     if spec.context_length > config.max_position_embeddings:
         raise SpecError(
-            f"--context-length {spec.context_length} exceeds the {config.max_position_embeddings} positions of {model}; ask for less"
+            f"--context-length {spec.context_length} exceeds the {config.max_position_embeddings} positions of "
+            f"{model}; "
+            "ask for less"
         )
     builds = tuple(_build(name, target, scheme, config) for name in spec.backends or target.BACKENDS)
     plan = Plan(
@@ -76,14 +88,32 @@ def format_counts(layout: Layout) -> dict[str, int]:
     return dict(Counter(str(form) for form in layout.values()))
 
 
+def _scheme(spec: ExportSpec) -> Scheme:
+    named: Scheme = catalog.load("schemes", spec.scheme).SCHEME
+    scheme = named.with_group_size(spec.group_size)
+    if spec.group_size is not None and all(rule.format.bits != 4 for rule in named.rules):
+        raise SpecError(
+            f"--group-size {spec.group_size} changes nothing in --scheme {spec.scheme}, which has no 4-bit weights; "
+            "leave "
+            "one of them out"
+        )
+    return scheme
+
+
 def _model(spec: ExportSpec) -> tuple[ModelEntry, ModelConfig, str]:
     """The catalog entry, the dimensions, and the name under which the artifact goes."""
-    local = spec.checkpoint if spec.checkpoint not in (None, RANDOM) else None
-    if local is None:
+    if spec.checkpoint is None or spec.checkpoint == RANDOM:
         entry = read_model_entry(spec.model or DEFAULT_MODEL)
         return entry, _entry_config(entry), entry.name
-    config = parse_config(read_config(Path(local)), f"{local}/config.json")
+    if not Path(spec.checkpoint).is_dir():
+        raise CheckpointNotFoundError(
+            f"--checkpoint {spec.checkpoint}: no such directory; give the one that holds config.json, 'random', or a "
+            "model of a hub with --model"
+        )
+    config = parse_config(read_config(Path(spec.checkpoint)), f"{spec.checkpoint}/config.json")
     entry = read_model_entry(spec.model) if spec.model else _entry_of(config)
+    if spec.model:
+        check_same_model(entry, resolve(entry, spec.checkpoint))
     same = _dimensions(_entry_config(entry)) == _dimensions(config)
     return entry, config, entry.name if same else CUSTOM
 
@@ -116,7 +146,9 @@ def _build(name: str, target: ModuleType, scheme: Scheme, config: ModelConfig) -
     allowed = (*target.BACKENDS, *target.OPTIONAL_BACKENDS)
     module = catalog.load("backends", name)
     if name not in allowed:
-        raise SpecError(f"backend {name!r} is not built for this target; it builds {', '.join(allowed)}")
+        raise SpecError(
+            f"backend {name!r} is not built for this target; it builds {', '.join(allowed)}, so name one of these"
+        )
     formats = layout(scheme, config)
     module.check(formats, config)
     return Build(backend=name, module=module, layout=formats, model_bytes=module.estimate_bytes(formats, config))
@@ -124,22 +156,32 @@ def _build(name: str, target: ModuleType, scheme: Scheme, config: ModelConfig) -
 
 def _check_budget(plan: Plan) -> None:
     budget = plan.spec.budget_bytes
-    if budget is None or plan.total_bytes + TEXT_FILES_BYTES * len(plan.builds) <= budget:
+    if budget is None or plan.total_bytes <= budget:
         return
-    fitting = _best_fitting(plan, budget)
+    beside_bytes = plan.beside_bytes * len(plan.builds)
+    fitting = _best_fitting(plan, budget - beside_bytes)
     advice = f"--scheme {fitting} would fit" if fitting else "no scheme fits; build fewer backends, or a smaller model"
     raise BudgetError(
-        f"--budget {budget} bytes: {plan.model} as {plan.spec.scheme} for {', '.join(build.backend for build in plan.builds)} "
-        f"takes about {plan.total_bytes} bytes of weights and up to {TEXT_FILES_BYTES * len(plan.builds)} beside them; {advice}"
+        f"--budget {budget} bytes: {plan.model} as {plan.spec.scheme} for "
+        f"{', '.join(build.backend for build in plan.builds)} takes about {plan.total_bytes - beside_bytes} bytes of "
+        f"weights and {beside_bytes} beside them; {advice}"
     )
 
 
-def _best_fitting(plan: Plan, budget: int) -> str | None:
-    """The largest scheme (and so the most faithful) whose weights fit the budget."""
-    sizes: dict[str, int] = {}
-    for name in catalog.names("schemes"):
+def _best_fitting(plan: Plan, room_bytes: int) -> str | None:
+    """The largest scheme (and so the most faithful) whose weights fit."""
+    sizes = {name: _scheme_bytes(plan, name) for name in catalog.names("schemes")}
+    fitting = {name: count for name, count in sizes.items() if count is not None and count <= room_bytes}
+    return max(fitting, key=lambda name: fitting[name]) if fitting else None
+
+
+def _scheme_bytes(plan: Plan, name: str) -> int | None:
+    """The weights of all builds in another scheme; None where a matrix or a backend does not take it."""
+    try:
         formats = layout(catalog.load("schemes", name).SCHEME, plan.config)
-        sizes[name] = sum(build.module.estimate_bytes(formats, plan.config) for build in plan.builds)
-    room = budget - TEXT_FILES_BYTES * len(plan.builds)
-    fitting = [name for name in sorted(sizes, key=lambda name: sizes[name]) if sizes[name] <= room]
-    return fitting[-1] if fitting else None
+        for build in plan.builds:
+            build.module.check(formats, plan.config)
+    except (QuantizationError, UnsupportedSchemeError):
+        return None
+    sizes: list[int] = [build.module.estimate_bytes(formats, plan.config) for build in plan.builds]
+    return sum(sizes)

@@ -12,6 +12,9 @@ class Progress(Protocol):
     def step(self, name: str, count: int = 0) -> None:
         """`count` more units of the stage are done; `name` says on what."""
 
+    def end(self) -> None:
+        """The stage is over; beginning another one says so too."""
+
     def note(self, text: str) -> None:
         """A line worth reading that is no error."""
 
@@ -22,5 +25,7 @@ class Silent:
     def stage(self, name: str, total: int | None = None, unit: str = "B") -> None: ...
 
     def step(self, name: str, count: int = 0) -> None: ...
+
+    def end(self) -> None: ...
 
     def note(self, text: str) -> None: ...

@@ -128,7 +128,7 @@ def _parse_header(path: Path, text: bytes) -> dict[str, Any]:
 
     try:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=refuse_duplicates)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ShardError(f"{path}: header is not valid JSON ({error}); download it again") from error
     if not isinstance(header, dict):
         raise ShardError(f"{path}: header is a {type(header).__name__}, expected an object; download it again")

@@ -126,7 +126,7 @@ _DIMENSIONS = tuple(
 def _parse_entry(name: str, file: Path) -> ModelEntry:
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ModelEntryError(f"{file}: not valid JSON ({error}); restore it from the repository") from error
     known = {"hub_id", "modelscope_id", "revision", "config", "path"}
     if not isinstance(raw, dict) or set(raw) - known:

@@ -4,9 +4,11 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 
-from export.errors import SpecError
+from export.errors import SpecError, shown
+from export.sources import DEFAULT_SOURCE
 
 DEFAULT_MODEL = "qwen3.5-0.8b"
 DEFAULT_SCHEME = "int4"
@@ -14,6 +16,8 @@ DEFAULT_METHOD = "rtn"
 DEFAULT_CONTEXT_LENGTH = 4096
 MIN_CONTEXT_LENGTH = 16
 MAX_CONTEXT_LENGTH = 262_144  # Qwen3.5's own limit
+MAX_GROUP_SIZE = 1 << 20
+MAX_BUDGET_BYTES = 1 << 50
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -25,7 +29,7 @@ class ExportSpec:
     out: Path
     model: str | None = None
     checkpoint: str | None = None
-    source: str = "huggingface"
+    source: str = DEFAULT_SOURCE
     scheme: str = DEFAULT_SCHEME
     method: str = DEFAULT_METHOD
     group_size: int | None = None
@@ -35,6 +39,11 @@ class ExportSpec:
     budget_bytes: int | None = None
 
     def __post_init__(self) -> None:
+        for name in ("target", "model", "checkpoint"):
+            if getattr(self, name) == "":
+                raise SpecError(f"--{name} is empty; leave it out, or name one (an unset shell variable?)")
+        if self.group_size is not None and not 1 <= self.group_size <= MAX_GROUP_SIZE:
+            raise SpecError(f"--group-size {self.group_size} is out of range; use 32, 64 or 128")
         if not MIN_CONTEXT_LENGTH <= self.context_length <= MAX_CONTEXT_LENGTH:
             raise SpecError(
                 f"--context-length {self.context_length} is out of range; use {MIN_CONTEXT_LENGTH} to "
@@ -43,16 +52,19 @@ class ExportSpec:
         if self.modality != "text":
             raise SpecError(f"--modality {self.modality!r} is not built yet; use text")
         if len(set(self.backends)) != len(self.backends):
-            raise SpecError(f"--backend names one backend twice: {', '.join(self.backends)}; name each once")
+            raise SpecError(f"--backend names one backend twice ({', '.join(self.backends)}); name each once")
 
 
 def parse_bytes(text: str) -> int:
     """Bytes of "480MB", "1.5 GB" or "500000"; units are powers of 1000."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
     unit = match.group(2).upper() if match else None
-    if match is None or unit not in UNITS or float(match.group(1)) <= 0:
-        raise SpecError(f"--budget {text!r} is not a size; write bytes or a number with KB, MB or GB, such as 480MB")
-    return int(float(match.group(1)) * UNITS[unit])
+    count = int(Decimal(match.group(1)) * UNITS[unit]) if match and unit in UNITS else 0
+    if not 0 < count <= MAX_BUDGET_BYTES:
+        raise SpecError(
+            f"--budget {shown(text)} is not a size; write bytes or a number with KB, MB or GB, such as 480MB"
+        )
+    return count
 
 
 def digest(content: object) -> str:

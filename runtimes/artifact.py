@@ -239,8 +239,12 @@ def _choose(bundle: Path, runtime: str | None) -> Path:
 
 
 def artifact_manifests(bundle: Path) -> list[Path]:
-    """The manifests one or two levels below a bundle (`<name>/` or `models/<name>/`), sorted."""
-    return sorted([*bundle.glob(f"*/{MANIFEST_NAME}"), *bundle.glob(f"*/*/{MANIFEST_NAME}")])
+    """The manifests one or two levels below a bundle (`<name>/` or `models/<name>/`), sorted.
+
+    Hidden directories are not looked into: an export works in them.
+    """
+    found = [*bundle.glob(f"*/{MANIFEST_NAME}"), *bundle.glob(f"*/*/{MANIFEST_NAME}")]
+    return sorted(place for place in found if not any(name.startswith(".") for name in place.relative_to(bundle).parts))
 
 
 def sha256_of(place: Path) -> str:
