@@ -155,16 +155,17 @@ def _row_blocks(rows: int) -> list[slice]:
 
 
 def _arrays(case: Recorded, logits: Tensor) -> dict[str, Any]:
+    """The tensors of one case; row by row, since a copy of all logits would be the largest thing in memory."""
     place = {position: row for row, position in enumerate(case.positions)}
+    rows = [logits[place[position]] for position in case.top]
+    best = [row.topk(min(TOP, logits.shape[1])) for row in rows]
     full = logits[[place[position] for position in case.full]]
-    best = logits[[place[position] for position in case.top]]
-    values, ids = best.topk(min(TOP, logits.shape[1]), dim=-1)
     return {
         "tokens": case.tokens.numpy(),
         "full_positions": np.array(case.full, dtype=np.int64),
         "full_logits": full.contiguous().numpy(),
         "top_positions": np.array(case.top, dtype=np.int64),
-        "top_ids": ids.to(torch.int32).contiguous().numpy(),
-        "top_logits": values.contiguous().numpy(),
-        "lse": torch.logsumexp(best.double(), dim=-1).float().numpy(),
+        "top_ids": torch.stack([found.indices for found in best]).to(torch.int32).numpy(),
+        "top_logits": torch.stack([found.values for found in best]).numpy(),
+        "lse": torch.stack([torch.logsumexp(row.double(), dim=-1) for row in rows]).float().numpy(),
     }
