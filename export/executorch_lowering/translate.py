@@ -304,7 +304,7 @@ def _gated_rms_norm(translation: Translation, _: Node, x: Value, gate: Value, we
 
 def _normed(translation: Translation, x: Value, weight: Buffer, eps: float) -> Value:
     region = translation.program.open_region()
-    inverse = region.reciprocal_root(region.add(region.mean_square(x), region.scalar(eps)))
+    inverse = region.reciprocal_root(region.mean_square(x, eps))
     return region.multiply(region.multiply(x, inverse), region.constant(translation.array(weight)))
 
 
@@ -312,7 +312,7 @@ def _l2_norm(translation: Translation, _: Node, x: Value, eps: float) -> Value:
     """x / sqrt(sum x^2 + eps), by the mean that XNNPACK has: 1 / sqrt(width) / sqrt(mean x^2 + eps / width)."""
     region = translation.program.open_region()
     width = x.shape[-1]
-    inverse = region.reciprocal_root(region.add(region.mean_square(x), region.scalar(eps / width)))
+    inverse = region.reciprocal_root(region.mean_square(x, eps / width))
     return region.multiply(x, region.multiply(inverse, region.scalar(width**-0.5)))
 
 

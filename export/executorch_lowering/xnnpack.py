@@ -22,6 +22,7 @@ from export.executorch_lowering.tensors import Dynamic, Shape, Value
 INVALID_ID = 2**32 - 1
 EXTERNAL_INPUT, EXTERNAL_OUTPUT = 1, 2
 KEEP_DIMS, TRANSPOSE_RIGHT = 0x40, 1
+NARROW = 256  # widths up to this are averaged by a product
 NAMED_DATA = 2**64 - 1  # the offset of constants that live in the program's named data
 
 
@@ -139,16 +140,24 @@ class Region:
         self._node(node)
         return out
 
-    def mean_square(self, x: Value) -> Value:
-        """Mean of squares over the last axis, kept as an axis of one."""
+    def mean_square(self, x: Value, eps: float) -> Value:
+        """Mean of squares over the last axis, kept as an axis of one, plus `eps`.
+
+        Narrow rows come by the hundred, one a head, and are averaged by a product; a wide one by pooling, so that no
+        matrix of its width is read for every token.
+        """
         width = x.shape[-1]
+        if width <= NARROW:
+            average = np.full((1, width), 1.0 / width, dtype=np.float32)
+            weights = Weights(shape=(1, width), bits=32, group_size=None, codes=self.store(average), scales=None)
+            return self.linear(self.square(x), weights, np.array([eps], dtype=np.float32))
         rows = Dynamic(math.prod(x.shape[:-1]))
         # pooling averages axes 1 and 2 of channels-last data: one channel, and the row along a single axis
         squares = self.reshape(self.square(x), (rows, 1, width, 1))
         out = self._result((rows, 1, 1, 1))
         node = schema.XNNGlobalAvgPooling2d(input_id=self.use(squares), output_id=self.use(out), flags=KEEP_DIMS)
         self._node(node, UNBOUNDED)
-        return self.reshape(out, (*x.shape[:-1], 1))
+        return self.add(self.reshape(out, (*x.shape[:-1], 1)), self.scalar(eps))
 
     def reshape(self, x: Value, shape: Shape) -> Value:
         if _same(x.shape, shape):
