@@ -144,4 +144,4 @@ def _named(number: int | None, place: str, advice: str) -> OutputError:
         )
     if number in FORBIDDEN:
         return OutputError(f"{place}: cannot be written ({reason}); change its permissions, or {advice}")
-    return OutputError(f"{place}: cannot be read or written ({reason}); see to the disk and run the same command again")
+    return OutputError(f"{place}: cannot be read or written ({reason}); run the same command again, or {advice}")
