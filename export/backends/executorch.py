@@ -72,7 +72,7 @@ def lower(
         prefill_chunk=_prefill_chunk(request),
         bytes_read_per_token=_bytes_read(builder, inputs),
         activations=ACTIVATIONS,
-        details={"delegate": "XnnpackBackend", "delegate_calls": len(builder.regions), "kernels": _kernels(builder)},
+        details={"delegate": "XnnpackBackend", "delegates": len(builder.regions), "kernels": _kernels(builder)},
     )
 
 
