@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import os
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -80,7 +81,7 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.plan:
         _print_plan(make_plan(spec), arguments.json)
         return
-    with _Bars(quiet=arguments.json or not sys.stderr.isatty()) as progress:
+    with Bars(quiet=arguments.json or not sys.stderr.isatty()) as progress:
         bundle = export(spec, progress)
     _print_bundle(bundle, arguments.json)
 
@@ -189,7 +190,7 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
     add("--modality", default="text", metavar="NAME", help="text (default: text)")
 
 
-class _Bars:
+class Bars:
     """Progress bars on stderr at a terminal, two lines a stage elsewhere."""
 
     def __init__(self, *, quiet: bool) -> None:
@@ -209,7 +210,7 @@ class _Bars:
         self._name = ""
         self._start = time.monotonic()
 
-    def __enter__(self) -> "_Bars":
+    def __enter__(self) -> "Bars":
         self._progress.start()
         return self
 
@@ -267,17 +268,18 @@ def _print_bundle(bundle: Bundle, as_json: bool) -> None:
     if as_json:
         print(json.dumps(bundle.to_dict()))
         return
-    table = Table(title=Text(f"{bundle.path}: {bundle.total_bytes:,} bytes"), title_justify="left")
+    console = Console()
+    _print(console, f"{bundle.path}: {bundle.total_bytes:,} bytes")
+    table = Table()
     table.add_column("file")
     table.add_column("bytes", justify="right")
     for name, count in bundle.files.items():
         table.add_row(Text(name), f"{count:,}")
-    console = Console()
     console.print(table)
     for name, artifact in bundle.artifacts.items():
         _print(console, f"{name}: {_verdict(artifact.manifest.measured.parity or {})}")
         talk = "chat {}" if artifact.manifest.chat_template_file else "generate {} --raw --prompt 'Once upon a time'"
-        _print(console, f"  hear it: python -m runtimes {talk.format(artifact.path)}")
+        _print(console, f"  hear it: python -m runtimes {talk.format(shlex.quote(str(artifact.path)))}")
 
 
 def _verdict(parity: Mapping[str, Any]) -> str:

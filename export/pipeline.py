@@ -185,12 +185,12 @@ def verify(manifest: Path, build: Build, progress: Progress) -> dict[str, Any]:
             f"{build.backend}: verification of {manifest} ended without a report ({_ending(status)}): "
             f"{said[-800:] or 'no message'}; nothing was sealed, the files are kept there for a look"
         )
-    _check_report(report, manifest, build)
+    check_report(report, manifest, build)
     progress.end()
     return report
 
 
-def _check_report(report: dict[str, Any], manifest: Path, build: Build) -> None:
+def check_report(report: dict[str, Any], manifest: Path, build: Build) -> None:
     """Refuse a report in which a check failed, or in which what must run did not."""
     checks = report["checks"]
     failed = [f"{check['name']}: {check['reason']}" for check in checks if check["outcome"] == "failed"]
