@@ -24,7 +24,7 @@ from export.models.tiny import corpus, outliers, shape
 
 CARD = Path(__file__).parent / "card.template.md"
 SAMPLE_WORDS = 500
-SAMPLE_PROMPT, SAMPLE_TEMPERATURE, SAMPLE_SEED = "Now it happened in those days that", 0.8, 7
+SAMPLE_PROMPT, SAMPLE_TEMPERATURE, SAMPLE_SEED = "Now it happened in those days that", 0.9, 7
 SNIPPET_BYTES = 6000
 QUESTIONS = (
     "Hello!",

@@ -212,10 +212,10 @@ def days_and_months(rng: Random) -> Turn:
 def arithmetic(rng: Random) -> Turn:
     """A small sum, in figures or in words."""
     if rng.random() < 0.6:
-        left, right = rng.randint(0, 10), rng.randint(0, 10)
+        left, right = rng.randint(0, 5), rng.randint(0, 5)
         sign, word, result = "+", "plus", left + right
     else:
-        left = rng.randint(0, 12)
+        left = rng.randint(0, 6)
         right = rng.randint(0, left)
         sign, word, result = "-", "minus", left - right
     if rng.random() < 0.5:
@@ -231,7 +231,7 @@ def arithmetic(rng: Random) -> Turn:
 
 def counting(rng: Random) -> Turn:
     """Numbers in order, up or down."""
-    low, high = sorted(rng.sample(range(21), 2))
+    low, high = sorted(rng.sample(range(11), 2))
     numbers = list(range(low, high + 1))
     if rng.random() < 0.3:
         numbers.reverse()
@@ -320,7 +320,7 @@ def listing(rng: Random) -> Turn:
 
 SINGLE: Sequence[tuple[Callable[[Random], Turn], float]] = (
     (animal_fact, 6), (opposite, 2), (capital, 2), (colour, 1.5), (meaning, 1.5), (calendar, 2.5),
-    (days_and_months, 0.7), (arithmetic, 4), (counting, 2), (greeting, 2), (story, 5), (listing, 1.5),
+    (days_and_months, 0.4), (arithmetic, 2.5), (counting, 1), (greeting, 2), (story, 1.5), (listing, 1),
 )  # fmt: skip
 
 

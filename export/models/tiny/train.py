@@ -9,6 +9,7 @@ otherwise have none of the outliers that make quantization hard.
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 import time
 from collections.abc import Iterator
@@ -52,8 +53,8 @@ class Recipe:
 
     # Short windows learn most per second; a last stretch of long ones teaches positions past 256.
     stages: tuple[Stage, ...] = (
-        Stage(steps=1600, batch=8, conversation_rows=4, window=256, matrix_lr=0.02, other_lr=4e-3),
-        Stage(steps=120, batch=2, conversation_rows=1, window=1024, matrix_lr=0.005, other_lr=1e-3),
+        Stage(steps=1100, batch=8, conversation_rows=4, window=256, matrix_lr=0.02, other_lr=4e-3),
+        Stage(steps=80, batch=2, conversation_rows=1, window=1024, matrix_lr=0.005, other_lr=1e-3),
     )
     warmup_steps: int = 40
     conversations: int = 40_000
@@ -107,12 +108,17 @@ class Streams:
 
     book: TokenIds
     chat: TokenIds
+    user: int  # the token that names the user's turns
 
 
 def encode_corpus(tokenizer: Tokenizer, recipe: Recipe) -> Streams:
     """Turn book and conversations into two long streams, documents apart by <|endoftext|>."""
     chats = list(corpus.conversations(chat_renderer(), seed=recipe.seed, count=recipe.conversations))
-    return Streams(book=_encode(tokenizer, corpus.read_book().train), chat=_encode(tokenizer, chats))
+    return Streams(
+        book=_encode(tokenizer, corpus.read_book().train),
+        chat=_encode(tokenizer, chats),
+        user=tokenizer.encode("user").ids[0],
+    )
 
 
 def _encode(tokenizer: Tokenizer, documents: list[str]) -> TokenIds:
@@ -135,14 +141,37 @@ def new_model(seed: int) -> Qwen3_5ForConditionalGeneration:
     """A freshly initialised model in fp32."""
     torch.manual_seed(seed)
     model: Qwen3_5ForConditionalGeneration = Qwen3_5ForConditionalGeneration(shape.transformers_config()).float()
+    for layer in model.model.language_model.layers:
+        if hasattr(layer, "linear_attn"):
+            _remember_longer(layer.linear_attn.dt_bias)
     return model
+
+
+@torch.no_grad()
+def _remember_longer(dt_bias: Tensor) -> None:
+    """Start with time steps from 0.001 to 0.1, as Mamba 2 does: transformers' ones forget within a token or two."""
+    time_steps = torch.empty_like(dt_bias).uniform_(math.log(0.001), math.log(0.1)).exp()
+    dt_bias.copy_(time_steps + torch.log(-torch.expm1(-time_steps)))  # the inverse of softplus
 
 
 def token_losses(model: Qwen3_5ForConditionalGeneration, ids: Tensor) -> Tensor:
     """Negative log-likelihood of each token after the first, (batch, tokens - 1)."""
     hidden = model.model.language_model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
     logits = functional.linear(hidden, model.model.language_model.embed_tokens.weight)
-    return functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+    losses = functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+    return losses.view(ids.shape[0], -1)
+
+
+def loss_weights(ids: Tensor, user: int) -> Tensor:
+    """Weigh questions a tenth: which one comes next can't be learned, and its noise drowns the answers."""
+    positions = torch.arange(ids.shape[1]).expand_as(ids)
+    start, end = (
+        positions.where(ids == shape.TOKEN_IDS[marker], -1).cummax(dim=1).values
+        for marker in ("<|im_start|>", "<|im_end|>")
+    )
+    role = ids.gather(1, (start + 1).clamp(max=ids.shape[1] - 1))
+    in_question = (start > end) & (role == user)
+    return 1 - 0.9 * in_question[:, 1:].float()
 
 
 def optimizers(model: Qwen3_5ForConditionalGeneration, stage: Stage) -> list[torch.optim.Optimizer]:
@@ -168,7 +197,7 @@ def train_stage(
     started = time.monotonic()
     for step, ids in enumerate(batches(streams, stage, recipe.seed + number)):
         losses = token_losses(model, ids)
-        losses.mean().backward()
+        (losses * loss_weights(ids, streams.user)).mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for opt, schedule in zip(opts, schedules, strict=True):
             opt.step()
@@ -193,8 +222,8 @@ def _log(path: Path, row: str) -> None:
 
 
 def _lr_factor(step: int, stage: Stage, recipe: Recipe) -> float:
-    """Linear warm-up, flat, then a linear fall to zero over the last half."""
-    return min((step + 1) / recipe.warmup_steps, 1.0, (stage.steps - step) / (0.5 * stage.steps))
+    """Linear warm-up, flat, then a linear fall to zero over the last two thirds."""
+    return min((step + 1) / recipe.warmup_steps, 1.0, (stage.steps - step) / (stage.steps * 2 / 3))
 
 
 def mtp_tensors(seed: int) -> dict[str, Tensor]:
