@@ -63,8 +63,7 @@ def lower(
     recipes = {f"decoder.{name}": recipe for name, recipe in decoder.recipes().items()}
     logits = translation.run(captured, recipes)
     file = directory / MODEL_FILE
-    write_pte(file, builder, [inputs.tokens, inputs.start], logits, _metadata(request))
-    progress("program", file.stat().st_size)
+    write_pte(file, builder, logits, _metadata(request), progress)
     return Lowered(
         model_file=MODEL_FILE,
         files=(file,),
@@ -106,8 +105,8 @@ def _prefill_chunk(request: LoweringRequest) -> int:
 def _inputs(builder: ProgramBuilder, request: LoweringRequest) -> Inputs:
     tensors = state_tensors(request.config, request.context_length)
     return Inputs(
-        tokens=builder.tensor((1, Dynamic(_prefill_chunk(request))), Element.INT64),
-        start=builder.tensor((1,), Element.INT64),
+        tokens=builder.input((1, Dynamic(_prefill_chunk(request))), Element.INT64),
+        start=builder.input((1,), Element.INT64),
         state=tuple(builder.state(tensor.name, _stored_shape(tensor)) for tensor in tensors),
         state_tensors=tensors,
     )
@@ -156,7 +155,7 @@ def _metadata(request: LoweringRequest) -> dict[str, Sequence[int | bool]]:
 
 def _bytes_read(builder: ProgramBuilder, inputs: Inputs) -> int:
     """Weights of the delegates, and the fixed-size state read and written."""
-    weights = sum(data.nbytes for data in builder.named.values())
+    weights = sum(blob.num_bytes for blob in builder.named)
     state = sum(tensor.num_bytes for tensor in inputs.state_tensors if tensor.token_axis is None)
     return weights + 2 * state
 

@@ -6,7 +6,7 @@ the other, and the last instructions exchange the two handles (`MoveCall`), so t
 call that fails half-way leaves the state as it was. And constants may share bytes with a delegate's.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,11 +34,17 @@ class Slot:
 Argument = Value | Slot | int | float | bool | None
 
 
+Read = Callable[
+    [], NDArray[Any]
+]  # the bytes, read when they are written: a file of any size costs one matrix of memory
+
+
 @dataclass
 class Constant:
     """A tensor whose bytes are in the file; `shared` names the same bytes in the named data."""
 
-    data: NDArray[Any]
+    num_bytes: int
+    read: Read
     shared: Blob | None = None
 
 
@@ -60,10 +66,11 @@ class ProgramBuilder:
     calls: list[Call] = field(default_factory=list)
     operators: list[schema.Operator] = field(default_factory=list)
     tensors: dict[Value, schema.Tensor] = field(default_factory=dict)
+    inputs: list[Value] = field(default_factory=list)
     persistent: list[Value] = field(default_factory=list)
     aliases: dict[Value, Value] = field(default_factory=dict)
     constants: list[Constant] = field(default_factory=list)
-    named: dict[str, NDArray[Any]] = field(default_factory=dict)
+    named: dict[Blob, Read] = field(default_factory=dict)
     region: Region | None = None
     regions: list[Region] = field(default_factory=list)
     numbers: dict[tuple[type, object], int] = field(default_factory=dict)
@@ -74,6 +81,12 @@ class ProgramBuilder:
         """A tensor of the program that a kernel will write."""
         value = Value(shape=shape, element=element)
         self._declare(value)
+        return value
+
+    def input(self, shape: Shape, element: Element) -> Value:
+        """The next argument of the method."""
+        value = self.tensor(shape, element)
+        self.inputs.append(value)
         return value
 
     def state(self, name: str, shape: Shape) -> Value:
@@ -94,13 +107,13 @@ class ProgramBuilder:
         self.aliases[other] = value
         return other
 
-    def constant(self, data: NDArray[Any], element: Element, shared: Blob | None = None) -> Value:
+    def constant(self, data: NDArray[Any], element: Element) -> Value:
         """A tensor whose bytes are in the file."""
-        value = Value(shape=data.shape, element=element)
-        self._declare(value)
-        self.constants.append(Constant(data, shared))
-        self.tensors[value].data_buffer_idx = len(self.constants)  # 0 means: not constant
-        return value
+        return self._constant(data.shape, element, Constant(data.nbytes, lambda: data))
+
+    def shared_constant(self, blob: Blob, shape: Shape, element: Element) -> Value:
+        """A tensor that has the bytes of a delegate's weights."""
+        return self._constant(shape, element, Constant(blob.num_bytes, self.named[blob], blob))
 
     def number(self, number: int | float | bool | None) -> int:
         """Index of a constant that is no tensor."""
@@ -112,9 +125,14 @@ class ProgramBuilder:
         return self.numbers[key]
 
     def named_data(self, data: NDArray[Any]) -> Blob:
-        """Put an array into the named data, which delegates read by key."""
+        """Put a small array into the named data, which delegates read by key."""
         blob = blob_of(data)
-        self.named.setdefault(blob.key, data)
+        self.named.setdefault(blob, lambda: data)
+        return blob
+
+    def named_later(self, blob: Blob, read: Read) -> Blob:
+        """Put bytes into the named data that are read when the file is written."""
+        self.named.setdefault(blob, read)
         return blob
 
     # -- instructions ------------------------------------------------------------------------------------------------
@@ -217,21 +235,19 @@ class ProgramBuilder:
 
     # -- the finished method -----------------------------------------------------------------------------------------
 
-    def plan(
-        self, inputs: Sequence[Value], outputs: Sequence[Value], segment_of: Mapping[Region, int]
-    ) -> schema.ExecutionPlan:
-        """Fill in delegate arguments, plan memory, and return the method."""
+    def plan(self, output: Value, segments: Sequence[int]) -> schema.ExecutionPlan:
+        """Fill in delegate arguments, plan memory, and return the method; `segments` hold the regions' payloads."""
         calls = [self._with_arguments(call) for call in self.calls]
-        arena = self._plan_memory(calls, [*inputs, *outputs])
+        arena = self._plan_memory(calls, [*self.inputs, output])
         return schema.ExecutionPlan(
             name="forward",
             container_meta_type=schema.ContainerMetadata(encoded_inp_str="", encoded_out_str=""),
             values=self.values,
-            inputs=[self.require(value) for value in inputs],
-            outputs=[self.require(value) for value in outputs],
+            inputs=[self.require(value) for value in self.inputs],
+            outputs=[self.require(output)],
             chains=[_chain([call.instruction for call in calls])],
             operators=self.operators,
-            delegates=[self._delegate(segment_of[region]) for region in self.regions],
+            delegates=[self._delegate(segment) for segment in segments],
             non_const_buffer_sizes=[0, arena],
         )
 
@@ -287,6 +303,13 @@ class ProgramBuilder:
             self.operators.append(operator)
         call = schema.KernelCall(op_index=self.operators.index(operator), args=args)
         self.calls.append(Call(schema.Instruction(call), reads, writes))
+
+    def _constant(self, shape: Shape, element: Element, constant: Constant) -> Value:
+        value = Value(shape=shape, element=element)
+        self._declare(value)
+        self.constants.append(constant)
+        self.tensors[value].data_buffer_idx = len(self.constants)  # 0 means: not constant
+        return value
 
     def _declare(self, value: Value) -> None:
         tensor = schema.Tensor(

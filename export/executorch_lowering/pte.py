@@ -6,7 +6,8 @@ delegate's segment is a window into the constant segment. Nothing forbids that, 
 it is not documented either, so an export runs what it wrote (docs/design.md: nothing is trusted until it ran).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,104 +16,124 @@ from executorch.exir import schema
 from executorch.exir._serialize._flatbuffer_program import _program_to_flatbuffer
 from executorch.exir._serialize._program import _ExtendedHeader, _insert_flatbuffer_header
 
-from export.executorch_lowering.program import Constant, ProgramBuilder, getter
+from export.errors import LoweringError
+from export.executorch_lowering.program import Constant, ProgramBuilder, Read, getter
 from export.executorch_lowering.tensors import Value
+from export.executorch_lowering.xnnpack import Blob
 
-Segment = bytes | memoryview
-
-SEGMENT_ALIGNMENT = 128
+ALIGNMENT = 128
 SCHEMA_VERSION = 0
+
+Progress = Callable[[str, int], None]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Bytes at an offset from the first segment."""
+
+    offset: int
+    num_bytes: int
+    read: Read
+
+
+@dataclass
+class Segments:
+    """The segments in file order; several may be windows into the same bytes."""
+
+    places: list[schema.DataSegment] = field(default_factory=list)
+    pieces: list[Piece] = field(default_factory=list)
+
+    @property
+    def end(self) -> int:
+        return max((piece.offset + piece.num_bytes for piece in self.pieces), default=0)
+
+    def add_piece(self, num_bytes: int, read: Read) -> int:
+        """Reserve room for bytes; returns their offset."""
+        offset = -(-self.end // ALIGNMENT) * ALIGNMENT
+        self.pieces.append(Piece(offset, num_bytes, read))
+        return offset
+
+    def add_segment(self, num_bytes: int, read: Read) -> int:
+        """Reserve room for a segment of its own; returns its index."""
+        return self.add_window(self.add_piece(num_bytes, read), num_bytes)
+
+    def add_window(self, offset: int, num_bytes: int) -> int:
+        """A segment on bytes that are there already; returns its index."""
+        self.places.append(schema.DataSegment(offset=offset, size=num_bytes))
+        return len(self.places) - 1
 
 
 def write_pte(
-    file: Path,
-    builder: ProgramBuilder,
-    inputs: Sequence[Value],
-    output: Value,
-    metadata: Mapping[str, Sequence[int | bool]],
+    file: Path, builder: ProgramBuilder, output: Value, metadata: Mapping[str, Sequence[int | bool]], progress: Progress
 ) -> None:
     """Finish the program and write the file; equal inputs give equal bytes."""
-    segments: list[Segment] = []
-    places: list[schema.DataSegment] = []
-    segment_of = {}
     builder.finish(output)
-    for index, region in enumerate(builder.regions):
-        segment_of[region] = index
-        _append(region.serialize(), segments, places)
-    constants, shared = _append_constants(builder.constants, segments, places)
-    named: list[schema.NamedData] = []
-    for key, data in sorted(builder.named.items()):
-        named.append(schema.NamedData(key=key, segment_index=len(places)))
-        if key in shared:
-            places.append(shared[key])
-        else:
-            _append(np.ascontiguousarray(data).data, segments, places)
+    segments = Segments()
+    delegates = [_add_payload(segments, region.serialize()) for region in builder.regions]
+    constants, shared = _add_constants(segments, builder.constants)
+    named = [
+        schema.NamedData(
+            key=blob.key,
+            segment_index=segments.add_window(shared[blob], blob.num_bytes)
+            if blob in shared
+            else segments.add_segment(blob.num_bytes, read),
+        )
+        for blob, read in sorted(builder.named.items(), key=lambda item: item[0].key)
+    ]
+    plans = [builder.plan(output, delegates), *(getter(name, numbers) for name, numbers in sorted(metadata.items()))]
     program = schema.Program(
         version=SCHEMA_VERSION,
-        execution_plan=[
-            builder.plan(inputs, [output], segment_of),
-            *(getter(name, numbers) for name, numbers in sorted(metadata.items())),
-        ],
+        execution_plan=plans,
         constant_buffer=[],
         backend_delegate_data=[],
-        segments=places,
+        segments=segments.places,
         constant_segment=constants,
         mutable_data_segments=None,
         named_data=named,
     )
     with file.open("wb") as handle:
-        _write_header(handle, program, _end(places))
+        _write_header(handle, program, segments.end)
+        for piece in segments.pieces:
+            _write_piece(handle, piece)
+            progress(file.name, piece.num_bytes)
         _pad(handle)
-        for segment in segments:
-            handle.write(segment)
-            _pad(handle)
 
 
-def _append(data: Segment, segments: list[Segment], places: list[schema.DataSegment]) -> int:
-    """Add a segment; returns its offset from the first one."""
-    offset = _aligned(_end(places))
-    places.append(schema.DataSegment(offset=offset, size=memoryview(data).nbytes))
-    segments.append(data)
-    return offset
+def _add_payload(segments: Segments, payload: bytes) -> int:
+    return segments.add_segment(len(payload), lambda: np.frombuffer(payload, dtype=np.uint8))
 
 
-def _append_constants(
-    constants: Sequence[Constant], segments: list[Segment], places: list[schema.DataSegment]
-) -> tuple[schema.SubsegmentOffsets, dict[str, schema.DataSegment]]:
-    """One segment of all constant tensors; also where the shared ones are, by key."""
-    index, offsets, shared = len(places), [0], {}
-    start = _aligned(_end(places))
-    end = start
-    for constant in constants:
-        data = np.ascontiguousarray(constant.data)
-        end = _aligned(end)
-        offsets.append(end - start)
-        if constant.shared is not None:
-            shared[constant.shared.key] = schema.DataSegment(offset=end, size=data.nbytes)
-        segments.append(data.data)
-        end += data.nbytes
-    places.append(schema.DataSegment(offset=start, size=end - start))
-    return schema.SubsegmentOffsets(segment_index=index, offsets=offsets), shared
+def _add_constants(
+    segments: Segments, constants: Sequence[Constant]
+) -> tuple[schema.SubsegmentOffsets, dict[Blob, int]]:
+    """One segment of all constant tensors, and where those lie that delegates read too."""
+    offsets = [segments.add_piece(constant.num_bytes, constant.read) for constant in constants]
+    start = offsets[0]
+    index = segments.add_window(start, segments.end - start)
+    shared = {constant.shared: offset for constant, offset in zip(constants, offsets, strict=True) if constant.shared}
+    relative = [0, *(offset - start for offset in offsets)]  # the first entry stands for: not constant
+    return schema.SubsegmentOffsets(segment_index=index, offsets=relative), shared
 
 
 def _write_header(handle: BinaryIO, program: schema.Program, data_size: int) -> None:
     flatbuffer = _program_to_flatbuffer(program)
     header_length = -(-_ExtendedHeader.EXPECTED_LENGTH // flatbuffer.max_alignment) * flatbuffer.max_alignment
     program_size = header_length + len(flatbuffer.data)
+    base = -(-program_size // ALIGNMENT) * ALIGNMENT
     header = _ExtendedHeader(
-        program_size=program_size, segment_base_offset=_aligned(program_size), segment_data_size=data_size
+        program_size=program_size, segment_base_offset=base, segment_data_size=data_size
     ).to_bytes()
     padded = header + bytes(header_length - len(header))
     handle.write(_insert_flatbuffer_header(flatbuffer.data, r"ET[0-9a-zA-Z][0-9a-zA-Z]", padded))
 
 
-def _end(places: Sequence[schema.DataSegment]) -> int:
-    return max((place.offset + place.size for place in places), default=0)
-
-
-def _aligned(offset: int) -> int:
-    return -(-offset // SEGMENT_ALIGNMENT) * SEGMENT_ALIGNMENT
+def _write_piece(handle: BinaryIO, piece: Piece) -> None:
+    _pad(handle)
+    data = np.ascontiguousarray(piece.read())
+    if data.nbytes != piece.num_bytes:
+        raise LoweringError(f"executorch file: {data.nbytes} bytes came where {piece.num_bytes} were announced")
+    handle.write(data.data)
 
 
 def _pad(handle: BinaryIO) -> None:
-    handle.write(bytes(-handle.tell() % SEGMENT_ALIGNMENT))
+    handle.write(bytes(-handle.tell() % ALIGNMENT))

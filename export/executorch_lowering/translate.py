@@ -4,6 +4,7 @@ Everything is an XNNPACK operator except what needs a kernel of its own: the emb
 and its cache, and slices along time. Those close the open XNNPACK graph, so a layer costs one delegate call.
 """
 
+import hashlib
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import Node
@@ -20,9 +22,9 @@ from torch.fx import Node
 from export.decoder import Part, Recipe
 from export.errors import LoweringError
 from export.executorch_lowering import delta
-from export.executorch_lowering.program import ProgramBuilder, Slot
+from export.executorch_lowering.program import ProgramBuilder, Read, Slot
 from export.executorch_lowering.tensors import Dynamic, Element, Value
-from export.executorch_lowering.xnnpack import Region, Weights
+from export.executorch_lowering.xnnpack import Blob, Region, Weights
 from export.materialize import materialize, select_rows
 from export.quantized import QuantizedCheckpoint
 from export.state import StateTensor
@@ -169,18 +171,41 @@ class Translation:
     def weights(self, part: Part, swapped: bool = False) -> Weights:
         """One part of a matrix; codes go over as the store holds them (XNNPACK's own order), `swapped` in pairs."""
         form = self.store.layout[part.unit]
-        shape = self._shape(part)
+        shape = rows, columns = self._shape(part)
         if form.is_float:
-            data = select_rows(self.store.weight(part.unit), part, self.store.config).numpy()
-            return Weights(shape=shape, bits=32, group_size=None, codes=self.program.named_data(data), scales=None)
-        codes = select_rows(self.store.packed(part.unit), part, self.store.config)
-        if swapped and form.bits == 4:
-            codes = (codes >> 4) | (codes << 4)
-        scales = scale_bytes(select_rows(self.store.scales(part.unit), part, self.store.config), form.bits)
-        named = self.program.named_data
-        return Weights(
-            shape=shape, bits=form.bits, group_size=form.group_size, codes=named(codes.numpy()), scales=named(scales)
-        )
+            codes = self._later(part, "weight", rows * columns * 4, lambda: self._rows(self.store.weight, part))
+            return Weights(shape=shape, bits=32, group_size=None, codes=codes, scales=None)
+        read = self._swapped_rows if swapped and form.bits == 4 else self._rows
+        kind = "swapped codes" if swapped else "codes"
+        codes = self._later(part, kind, rows * columns * form.bits // 8, lambda: read(self.store.packed, part))
+        scale_bytes = rows * form.groups(columns) * (2 if form.bits == 4 else 4)
+        scales = self._later(part, "scales", scale_bytes, lambda: self._scales(part))
+        return Weights(shape=shape, bits=form.bits, group_size=form.group_size, codes=codes, scales=scales)
+
+    def _later(self, part: Part, kind: str, num_bytes: int, read: Read) -> Blob:
+        """A blob named after its origin: the store's name is a hash of all that determines its content."""
+        origin = f"{self.store.path.name} {part.unit} {part.rows} {kind}"
+        return self.program.named_later(Blob(hashlib.sha256(origin.encode()).hexdigest(), num_bytes), read)
+
+    def _rows(self, matrix: Callable[[str], Tensor], part: Part) -> NDArray[Any]:
+        found: NDArray[Any] = select_rows(matrix(part.unit), part, self.store.config).numpy()
+        return found
+
+    def _swapped_rows(self, matrix: Callable[[str], Tensor], part: Part) -> NDArray[Any]:
+        codes = self._rows(matrix, part)
+        high = codes >> 4
+        codes <<= 4  # in place: the table is the largest thing in memory
+        codes |= high
+        return codes
+
+    def _scales(self, part: Part) -> NDArray[Any]:
+        """As XNNPACK reads them: bfloat16 per group for 4 bits, float32 per row for 8."""
+        scales = select_rows(self.store.scales(part.unit), part, self.store.config)
+        return scales.to(torch.bfloat16).view(torch.uint16).numpy() if self.is_4_bit(part) else scales.numpy()
+
+    def is_4_bit(self, part: Part) -> bool:
+        """Whether the part is stored as pairs of 4-bit codes."""
+        return self.store.layout[part.unit].bits == 4
 
     def _shape(self, part: Part) -> tuple[int, int]:
         entry = self.store.entries[f"{part.unit}.{'weight' if self.store.layout[part.unit].is_float else 'codes'}"]
@@ -188,13 +213,6 @@ class Translation:
         if part.rows != "all":
             rows //= 2
         return rows, columns * (2 if self.store.layout[part.unit].bits == 4 else 1)
-
-
-def scale_bytes(scales: torch.Tensor, bits: int) -> NDArray[Any]:
-    """Scales as XNNPACK reads them: bfloat16 per group for 4 bits, float32 per row for 8."""
-    if bits == 4:
-        return scales.to(torch.bfloat16).view(torch.uint16).numpy()
-    return scales.float().reshape(-1).numpy()
 
 
 # -- shapes and slices ------------------------------------------------------------------------------------------------
@@ -267,18 +285,20 @@ def _rows(translation: Translation, ids: Value, codes: Buffer) -> Value:
     program, weights = translation.program, translation.table(codes)
     rows, columns = weights.shape
     out = program.tensor((*ids.shape, columns))
-    data = program.named[weights.codes.key]
     if weights.scales is None:
-        table = program.constant(data, Element.FLOAT32, weights.codes)
+        table = program.shared_constant(weights.codes, (rows, columns), Element.FLOAT32)
         program.kernel("aten::embedding", "out", [table, ids, -1, False, False], [out])
+    elif weights.bits == 4:
+        assert weights.group_size is not None
+        table = program.shared_constant(weights.codes, (rows, columns // 2), Element.UINT8)
+        scales = program.shared_constant(weights.scales, (rows, columns // weights.group_size), Element.BFLOAT16)
+        arguments = [table, scales, None, -8, 7, ids, FLOAT32_CODE]
+        program.kernel("quantized_decomposed::embedding_4bit", "dtype_out", arguments, [out])
     else:
-        scale_element = Element.BFLOAT16 if weights.bits == 4 else Element.FLOAT32
-        table = program.constant(data, Element.UINT8 if weights.bits == 4 else Element.INT8, weights.codes)
-        scales = program.named[weights.scales.key].reshape(rows, -1)
-        scale_table = program.constant(scales, scale_element, weights.scales)
-        name = f"quantized_decomposed::embedding_{'4bit' if weights.bits == 4 else 'byte'}"
-        limits = (-8, 7) if weights.bits == 4 else (-128, 127)
-        program.kernel(name, "dtype_out", [table, scale_table, None, *limits, ids, FLOAT32_CODE], [out])
+        table = program.shared_constant(weights.codes, (rows, columns), Element.INT8)
+        scales = program.shared_constant(weights.scales, (rows, 1), Element.FLOAT32)
+        arguments = [table, scales, None, -128, 127, ids, FLOAT32_CODE]
+        program.kernel("quantized_decomposed::embedding_byte", "dtype_out", arguments, [out])
     return out
 
 

@@ -39,7 +39,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Blob:
-    """Bytes of the program's named data, under a key made from their content."""
+    """Bytes of the program's named data; runtimes cache packed weights by key, so no two contents may share one."""
 
     key: str
     num_bytes: int
