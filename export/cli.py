@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import BarColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
 from rich.text import Text
 
 from export import catalog
@@ -190,6 +190,11 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
     add("--modality", default="text", metavar="NAME", help="text (default: text)")
 
 
+class _TimeLeft(TimeRemainingColumn):
+    def render(self, task: Task) -> Text:
+        return Text("") if task.total is None else Text.assemble(super().render(task), " left")
+
+
 class Bars:
     """Progress bars on stderr at a terminal, two lines a stage elsewhere."""
 
@@ -197,14 +202,12 @@ class Bars:
         self._quiet = quiet
         self._console = Console(stderr=True)
         columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[done]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
+            BarColumn(bar_width=10),
+            TextColumn("{task.fields[done]}", table_column=Column(no_wrap=True, min_width=20)),
+            _TimeLeft(table_column=Column(no_wrap=True, min_width=13)),
         )
-        self._progress = Progress(*columns, console=self._console, transient=True, disable=quiet)
+        self._progress = Progress(*columns, console=self._console, transient=True, disable=quiet, expand=True)
         self._task: TaskID | None = None
         self._unit = "B"
         self._name = ""
@@ -231,7 +234,8 @@ class Bars:
         self._progress.advance(self._task, count)
         task = next(task for task in self._progress.tasks if task.id == self._task)
         done = _amount(int(task.completed), None if task.total is None else int(task.total), self._unit)
-        self._progress.update(self._task, description=f"{self._name} · {name}", done=done)
+        # where the line is too narrow for both, the step is what stays
+        self._progress.update(self._task, description=f"{name} · {self._name}", done=done)
 
     def note(self, text: str) -> None:
         _print(self._console, text)
