@@ -189,11 +189,11 @@ def read_manifest(directory: Path) -> Manifest:
         )
     length = place.stat().st_size
     if length > MAX_MANIFEST_BYTES:
-        raise ManifestError(f"{place}: {length} bytes, more than the {MAX_MANIFEST_BYTES} a manifest may have")
+        raise _refused(str(place), f"{length} bytes, more than the {MAX_MANIFEST_BYTES} a manifest may have")
     try:
         content = place.read_bytes()
     except OSError as error:
-        raise NotAnArtifactError(f"{place}: cannot be read: {error.strerror}") from error
+        raise NotAnArtifactError(f"{place}: cannot be read: {error.strerror}; see to its permissions") from error
     return parse_manifest(content, where=str(place))
 
 
@@ -201,7 +201,7 @@ def parse_manifest(content: bytes, *, where: str = MANIFEST_NAME) -> Manifest:
     """The checked manifest in these bytes; `where` names them in errors."""
     data = _parse_json(content, where)
     if not isinstance(data, dict):
-        raise ManifestError(f"{where}: expected a JSON object, found {type(data).__name__}")
+        raise _refused(where, f"expected a JSON object, found {type(data).__name__}")
     _check_version(data.get("schema_version"), where)
     _check_schema(data, where)
     manifest = _build(data)
@@ -217,7 +217,10 @@ def find_artifact(path: str | Path, runtime: str | None = None) -> Artifact:
     if directory.is_file() or (directory / MANIFEST_NAME).is_file():
         artifact = Artifact.open(directory)
         if runtime not in (None, artifact.manifest.runtime.name):
-            raise NotAnArtifactError(f"{directory}: runs on {artifact.manifest.runtime.name!r}, not on {runtime!r}")
+            raise NotAnArtifactError(
+                f"{directory}: runs on {artifact.manifest.runtime.name!r}, not on {runtime!r}; leave out --runtime, or "
+                "name another artifact"
+            )
         return artifact
     return Artifact.open(_choose(directory, runtime))
 
@@ -234,7 +237,7 @@ def _choose(bundle: Path, runtime: str | None) -> Path:
     if not found:
         raise NotAnArtifactError(f"{bundle}: no {MANIFEST_NAME} here or one level below; export an artifact first")
     if not fitting:
-        raise NotAnArtifactError(f"{bundle}: no artifact for runtime {runtime!r}; it holds {listing}")
+        raise NotAnArtifactError(f"{bundle}: no artifact for runtime {runtime!r}; it holds {listing}, name one")
     raise NotAnArtifactError(f"{bundle}: holds {len(fitting)} artifacts, {listing}; name one, or narrow with --runtime")
 
 
@@ -253,7 +256,7 @@ def sha256_of(place: Path) -> str:
         with place.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise FileMismatchError(f"{place}: cannot be read: {error.strerror}") from error
+        raise FileMismatchError(f"{place}: cannot be read: {error.strerror}; copy or export it again") from error
 
 
 @cache
@@ -263,25 +266,29 @@ def schema() -> dict[str, Any]:
     return cast(dict[str, Any], json.loads(place.read_text(encoding="utf-8")))
 
 
+def _refused(where: str, problem: str) -> ManifestError:
+    return ManifestError(f"{where}: {problem}; copy the artifact or export it again")
+
+
 def _parse_json(content: bytes, where: str) -> Any:
     def refuse_constant(text: str) -> NoReturn:
-        raise ManifestError(f"{where}: {text} is not a JSON number")
+        raise _refused(where, f"{text} is not a JSON number")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         if len(set(names)) != len(names):
             twice = next(name for name in names if names.count(name) > 1)
-            raise ManifestError(f"{where}: key {twice!r} stands twice in one object")
+            raise _refused(where, f"key {twice!r} stands twice in one object")
         return dict(pairs)
 
     try:
         return json.loads(content.decode("utf-8"), parse_constant=refuse_constant, object_pairs_hook=unique)
     except UnicodeDecodeError as error:
-        raise ManifestError(f"{where}: not UTF-8 at byte {error.start}") from error
+        raise _refused(where, f"not UTF-8 at byte {error.start}") from error
     except ValueError as error:
-        raise ManifestError(f"{where}: not JSON: {error}") from error
+        raise _refused(where, f"not JSON: {error}") from error
     except RecursionError as error:
-        raise ManifestError(f"{where}: nested too deeply to be a manifest") from error
+        raise _refused(where, "nested too deeply to be a manifest") from error
 
 
 def _check_version(version: object, where: str) -> None:
@@ -296,7 +303,7 @@ def _check_schema(data: Mapping[str, Any], where: str) -> None:
     problem = next(iter(sorted(_validator().iter_errors(data), key=lambda error: list(map(str, error.path)))), None)
     if problem is not None:
         field = ".".join(map(str, problem.absolute_path)) or "the manifest"
-        raise ManifestError(f"{where}: {field}: {problem.message[:300]}")
+        raise _refused(where, f"{field}: {problem.message[:300]}")
 
 
 @cache
@@ -329,16 +336,16 @@ def _check_files(manifest: Manifest, where: str) -> None:
     for role in roles:
         path = getattr(manifest, role)
         if path is not None and path not in listed:
-            raise ManifestError(f"{where}: {role} {path!r} is not among its files")
+            raise _refused(where, f"{role} {path!r} is not among its files")
 
 
 def _check_path(path: str, where: str) -> None:
     parts = PurePosixPath(path).parts
     plain = str(PurePosixPath(path)) == path and not path.startswith("/") and ".." not in parts and path != "."
     if not plain or any(letter in path for letter in "\\:\0"):
-        raise ManifestError(f"{where}: file path {path!r} must be relative, plain and stay inside the artifact")
+        raise _refused(where, f"file path {path!r} must be relative, plain and stay inside the artifact")
     if path.casefold() == MANIFEST_NAME:
-        raise ManifestError(f"{where}: {path!r} cannot list itself")
+        raise _refused(where, f"{path!r} cannot list itself")
 
 
 def _check_state(manifest: Manifest, where: str) -> None:
@@ -346,37 +353,32 @@ def _check_state(manifest: Manifest, where: str) -> None:
     for tensor in manifest.state:
         wanted = math.prod(tensor.shape) * DTYPE_BYTES[tensor.dtype]
         if tensor.bytes != wanted:
-            raise ManifestError(
-                f"{where}: state {tensor.name!r} says {tensor.bytes} bytes, "
-                f"shape {tensor.shape} of {tensor.dtype} has {wanted}"
-            )
+            found = f"says {tensor.bytes} bytes, shape {tensor.shape} of {tensor.dtype} has {wanted}"
+            raise _refused(where, f"state {tensor.name!r} {found}")
         if (tensor.input_name is None) != (tensor.output_name is None):
-            raise ManifestError(f"{where}: state {tensor.name!r} needs input_name and output_name, or neither")
+            raise _refused(where, f"state {tensor.name!r} needs input_name and output_name, or neither")
         if tensor.token_axis is None:
             continue
         if tensor.token_axis >= len(tensor.shape) or tensor.shape[tensor.token_axis] < manifest.context_length:
-            raise ManifestError(
-                f"{where}: state {tensor.name!r} of shape {tensor.shape} has no room for context_length "
-                f"{manifest.context_length} on token_axis {tensor.token_axis}"
-            )
+            room = f"context_length {manifest.context_length} on token_axis {tensor.token_axis}"
+            raise _refused(where, f"state {tensor.name!r} of shape {tensor.shape} has no room for {room}")
 
 
 def _check_tokens(manifest: Manifest, where: str) -> None:
     special = [*manifest.eos_token_ids, *([] if manifest.pad_token_id is None else [manifest.pad_token_id])]
     outside = [token for token in special if token >= manifest.vocab_size]
     if outside:
-        raise ManifestError(f"{where}: token id {outside[0]} is outside vocab_size {manifest.vocab_size}")
+        raise _refused(where, f"token id {outside[0]} is outside vocab_size {manifest.vocab_size}")
     if manifest.prefill_chunk > manifest.context_length:
-        raise ManifestError(
-            f"{where}: prefill_chunk {manifest.prefill_chunk} is longer than context_length {manifest.context_length}"
-        )
+        longer = f"prefill_chunk {manifest.prefill_chunk} is longer than context_length {manifest.context_length}"
+        raise _refused(where, longer)
 
 
 def _check_unique(names: Iterable[str], what: str, where: str) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            raise ManifestError(f"{where}: {what} {name!r} is listed twice")
+            raise _refused(where, f"{what} {name!r} is listed twice")
         seen.add(name)
 
 

@@ -26,7 +26,6 @@ from export.config import parse_config
 from export.errors import (
     BudgetError,
     ConfigError,
-    ExportError,
     MissingPackageError,
     OutputError,
     QuantizationError,
@@ -41,8 +40,11 @@ from export.quantized import open_quantized
 from export.schemes import Format, layout
 from export.shards import NonFiniteTensorError, TruncatedShardError
 from export.spec import ExportSpec, parse_bytes
+from runtimes.artifact import Artifact, parse_manifest
+from runtimes.errors import ManifestError, ManifestVersionError, NotAnArtifactError, ProjectError
 from tests.fixtures import TINY
 
+GOLDEN_MANIFEST = Path(__file__).parent / "runtimes" / "golden_manifest.json"
 LAYER = "model.language_model.layers.2.mlp.up_proj.weight"
 
 
@@ -60,7 +62,7 @@ class BadInput:
     """A row: what is done, and what the error is and says (`where` may name a path of the row's `Place`)."""
 
     act: Callable[[Place], object]
-    error: type[ExportError]
+    error: type[ProjectError]
     what: str
     where: str
     found: str
@@ -146,6 +148,20 @@ def cache_on_a_file(place: Place) -> object:
     place.out.with_name("cache").write_text("a file")
     place.patch.setenv("XDG_CACHE_HOME", str(place.out.with_name("cache")))
     return run(place)
+
+
+def in_manifest(*path: str | int, value: object) -> Callable[[Place], object]:
+    """A row that sets one field of a good manifest and reads it."""
+
+    def act(_: Place) -> object:
+        manifest = json.loads(GOLDEN_MANIFEST.read_text())
+        at = manifest
+        for step in path[:-1]:
+            at = at[step]
+        at[path[-1]] = value
+        return parse_manifest(json.dumps(manifest).encode(), where="some/manifest.json")
+
+    return act
 
 
 def foreign_package(place: Place) -> object:
@@ -351,6 +367,37 @@ TABLE: dict[str, BadInput] = {
         act=template_in_settings,
         error=ConfigError, what="expected a text", where="{checkpoint}/tokenizer_config.json", found="is a list",
         next="put the one to use into chat_template.jinja",
+    ),
+    # manifests
+    "a manifest of a later version": BadInput(
+        act=in_manifest("schema_version", value=99),
+        error=ManifestVersionError, what="made by a newer version", where="some/manifest.json", found="99",
+        next="update it, or export again",
+    ),
+    "a manifest that leads elsewhere": BadInput(
+        act=in_manifest("files", 0, "path", value="../../etc/passwd"),
+        error=ManifestError, what="must be relative", where="some/manifest.json", found="'../../etc/passwd'",
+        next="copy the artifact or export it again",
+    ),
+    "a manifest with a field of the wrong type": BadInput(
+        act=in_manifest("context_length", value="long"),
+        error=ManifestError, what="is not of type", where="some/manifest.json: context_length", found="'long'",
+        next="copy the artifact or export it again",
+    ),
+    "a manifest whose state has another size": BadInput(
+        act=in_manifest("state", 0, "bytes", value=7),
+        error=ManifestError, what="float32 has 1152", where="state 'layers.0.conv'", found="says 7 bytes",
+        next="copy the artifact or export it again",
+    ),
+    "a manifest that is no JSON": BadInput(
+        act=lambda _: parse_manifest(b"{", where="some/manifest.json"),
+        error=ManifestError, what="not JSON", where="some/manifest.json", found="line 1",
+        next="copy the artifact or export it again",
+    ),
+    "an artifact that was never sealed": BadInput(
+        act=lambda at: Artifact.open(at.checkpoint),
+        error=NotAnArtifactError, what="no finished artifact", where="{checkpoint}", found="no manifest.json",
+        next="export one, or name its directory",
     ),
     # disks
     "a damaged quantized checkpoint": BadInput(
