@@ -158,7 +158,7 @@ def lower(inputs: Inputs, build: Build, store: QuantizedCheckpoint, into: Path, 
     progress.stage(f"{build.backend}: lower", build.model_bytes)
     lowered: Lowered = build.module.lower(store, request, into, progress.step)
     copy_text_files(inputs.text, into)
-    steps = 2 * plan.config.num_layers
+    steps = 3 * plan.config.num_layers  # prompt, its noise floor, longest context
     progress.stage(f"{build.backend}: record reference", steps, "layer")
     prompt_ids = inputs.text.encode(PROMPT)
     record_reference(

@@ -118,8 +118,9 @@ def write_script(artifact: Artifact, runner: Runner, tokenizer: Tokenizer, trait
         for text, ids, count in zip(texts, tokens, (steps, steps, LAST_STEPS), strict=True)
     )
     if traits.chooses_eos:
-        first = run_script(runner, Script(turns=turns[:1], eos_token_ids=()), traits)[0]
-        eos = _eos_within([step.token for step in first]) or eos
+        first = [step.token for step in run_script(runner, Script(turns=turns[:1], eos_token_ids=()), traits)[0]]
+        if not set(first[1:]) & set(eos):  # a model that ends its answers by itself needs no other end
+            eos = _eos_within(first) or eos
     return Script(turns=turns, eos_token_ids=eos)
 
 
