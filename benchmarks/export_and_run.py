@@ -49,6 +49,8 @@ examples:
 """
 PROMPT_TOKENS = [128, 512]
 DECODE_TOKENS = 64
+ROUND = "round"
+"""The steps of running, not of exporting, have names that start so in the store."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,7 @@ class Options:
     llama_python: Path
     artifacts: dict[str, Path]
     ours: dict[str, str]
+    remeasure: bool
     json: bool
 
 
@@ -83,6 +86,8 @@ class Bench:
 def run(options: Options) -> Report:
     """Export, run and report."""
     bench = set_up(options)
+    if options.remeasure:
+        bench.store.forget(ROUND)
     peers, left_out = installed_peers(bench)
     subjects = chosen_subjects(options, peers)
     workload = prepare_workload(bench)
@@ -248,7 +253,7 @@ def _step(bench: Bench, name: str, command: Sequence[str], key: str, index: int)
         _say(f"round {index + 1}/{bench.options.rounds}: {name}")
         log = bench.options.work_dir / "logs" / f"{name.replace(' ', '-')}-{index}.log"
         result = run_worker(name, filled(command, Path()), log=log, environment=bench.environment)
-        bench.store.put(key, f"round {index} {name}", result)
+        bench.store.put(key, f"{ROUND} {index} {name}", result)
     return result
 
 
@@ -335,6 +340,7 @@ def parse_options(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--llama-python", type=Path, default=Path(sys.executable), help="Python with llama_cpp")
     parser.add_argument("--artifact", type=_pair, action="append", default=[], metavar="BUILD=DIR")
     parser.add_argument("--ours", type=_pair, action="append", default=[], metavar="NAME=EXPORT_ARGUMENTS")
+    parser.add_argument("--remeasure", action="store_true", help="run everything again; exports are kept")
     parser.add_argument("--json", action="store_true", help="print the JSON instead of the tables")
     given = parser.parse_args(arguments)
     return Options(
@@ -350,6 +356,7 @@ def parse_options(arguments: Sequence[str] | None) -> Options:
         llama_python=given.llama_python,
         artifacts={name: Path(directory) for name, directory in given.artifact},
         ours=dict(given.ours),
+        remeasure=given.remeasure,
         json=given.json,
     )
 

@@ -57,5 +57,12 @@ class ResultStore:
                 "INSERT OR REPLACE INTO steps (key, name, payload) VALUES (?, ?, ?)", (key, name, json.dumps(payload))
             )
 
+    def forget(self, name_prefix: str) -> int:
+        """Drop the results of the steps whose name starts so; how many there were."""
+        with closing(self._open()) as database, database:
+            return database.execute(
+                "DELETE FROM steps WHERE substr(name, 1, ?) = ?", (len(name_prefix), name_prefix)
+            ).rowcount
+
     def _open(self) -> sqlite3.Connection:
         return sqlite3.connect(self.path)

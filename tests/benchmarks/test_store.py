@@ -26,6 +26,15 @@ def test_a_second_result_of_a_step_replaces_the_first(tmp_path: Path) -> None:
     assert store.get("key") == {"value": 2}
 
 
+def test_runs_can_be_forgotten_while_exports_are_kept(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path / "results.sqlite")
+    for name in ("build ours", "round 0 ours", "round 1 ours"):
+        store.put(name, name, {})
+    assert store.forget("round") == 2
+    assert store.get("build ours") == {}
+    assert store.get("round 0 ours") is None
+
+
 def test_the_key_changes_with_anything_the_step_depends_on() -> None:
     keys = {step_key("run", ["a"], 0), step_key("run", ["a"], 1), step_key("run", ["b"], 0), step_key("go", ["a"], 0)}
     assert len(keys) == 4
