@@ -306,12 +306,13 @@ def _int8_symmetric(x: Tensor, group: int) -> Tensor:
 
 
 def _int8_asymmetric(x: Tensor) -> Tensor:
+    """In XNNPACK's own order of operations, so that a value near a rounding boundary falls on the same side."""
     low = x.amin(-1, keepdim=True).clamp(max=0.0)
     high = x.amax(-1, keepdim=True).clamp(min=0.0)
-    scale = torch.where(low == high, torch.ones_like(high), (high - low) / 255.0)
-    scaled_low, scaled_high = low / scale, high / scale
-    # XNNPACK rounds the end whose rounding error is smaller onto the grid
+    inverse = torch.where(low == high, torch.ones_like(high), 255.0 / (high - low))
+    scaled_low, scaled_high = low * inverse, high * inverse
+    # the end whose rounding error is smaller goes onto the grid
     zero = torch.where((-128.0 + scaled_low) + (127.0 + scaled_high) > 0, -128.0 - scaled_low, 127.0 - scaled_high)
     zero = zero.clamp(-128.0, 127.0).round()
-    codes = (x / scale).round().add(zero).clamp(-128.0, 127.0)
-    return (codes - zero) * scale
+    codes = (x * inverse).round().add(zero).clamp(-128.0, 127.0)
+    return (codes - zero) * (1.0 / inverse)
