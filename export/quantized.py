@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ from export.weights import Unit, block_of, plain_tensors, units
 
 FORMAT_VERSION = "1"
 ROWS_AT_ONCE = 4096
+ABANDONED_SECONDS = 86_400  # longer than any block takes to write
 
 Quantize = Callable[[Tensor, Format, Tensor | None], Codes]  # weight, its format, importance of its inputs
 Progress = Callable[[str, int], None]  # block name, bytes of checkpoint read
@@ -98,6 +100,7 @@ def quantize_checkpoint(
     """Write the blocks that are not there yet and return the whole; peak memory follows the largest block's codes."""
     directory = root / key.digest()
     directory.mkdir(parents=True, exist_ok=True)
+    _sweep(directory)
     for block, members in _blocks(config).items():
         file = directory / f"{block}.safetensors"
         if not _is_complete(file):
@@ -150,6 +153,13 @@ def _is_complete(file: Path) -> bool:
         return file.is_file() and bool(read_header(file))
     except (ShardError, SafetensorError):
         return False
+
+
+def _sweep(directory: Path) -> None:
+    """Remove what killed runs left half-written; a younger part may be another run's."""
+    for part in directory.glob(".*"):
+        if part.is_file() and time.time() - part.stat().st_mtime > ABANDONED_SECONDS:
+            part.unlink(missing_ok=True)
 
 
 def _write_block(checkpoint: Checkpoint, layout: Layout, file: Path, members: list[Member], method: Method) -> None:

@@ -153,7 +153,8 @@ def test_the_manifest_holds_the_figures_of_the_verification(artifact: Artifact) 
     assert set(outcomes.values()) == {"passed"}
     for check in parity["checks"]:
         if "mean_kld" in check["figures"]:
-            assert 0 <= check["figures"]["mean_kld"] <= parity["tolerance"] == 1e-4
+            assert 0 <= check["figures"]["mean_kld"] <= parity["tolerance"]
+    assert 1e-4 <= parity["tolerance"] < 0.02, "beyond that the comparison would say nothing"
     assert artifact.manifest.measured.quality is None, "nobody measured it"
 
 

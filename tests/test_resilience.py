@@ -20,7 +20,8 @@ import pytest
 
 from export.errors import OutputError, ParityError
 from export.output import LOCK_FILE, own_directory
-from export.pipeline import export
+from export.pipeline import export, quantize, read_inputs
+from export.plan import make_plan
 from export.progress import Silent
 from export.spec import ExportSpec
 from runtimes.artifact import MANIFEST_NAME, Artifact, artifact_manifests
@@ -349,6 +350,18 @@ def test_a_cache_that_fills_up_keeps_its_finished_blocks(
     (disk / "filler").unlink()
     exported(spec)
     assert {name: blocks(disk)[name] for name in finished} == finished
+
+
+def test_what_killed_runs_left_in_the_cache_goes_after_a_day(finished: ExportSpec) -> None:
+    plan = make_plan(finished)
+    inputs = read_inputs(plan, Silent())
+    store = quantize(inputs, plan.builds[0], Silent()).path
+    for name, age in ((".tmpOld", 90_000), (".tmpNew", 60)):
+        (store / name).write_bytes(b"half a block")
+        os.utime(store / name, (time.time() - age,) * 2)
+    quantize(inputs, plan.builds[0], Silent())
+    assert not (store / ".tmpOld").exists()
+    assert (store / ".tmpNew").exists(), "it may be another run's"
 
 
 def test_too_little_space_is_said_before_any_work(
