@@ -44,8 +44,18 @@ class Engine(Protocol):
         """Start a new sequence, read the prompt, then take `decode_steps` further steps of one token."""
 
 
-def run(load: Callable[[Settings], Engine], description: str | None, arguments: Sequence[str] | None = None) -> None:
-    """Measure one engine in this process and print the figures as one JSON line."""
+def run(
+    load: Callable[[Settings], Engine],
+    description: str | None,
+    arguments: Sequence[str] | None = None,
+    *,
+    import_runtime: Callable[[Settings], None] | None = None,
+) -> None:
+    """Measure one engine in this process and print the figures as one JSON line.
+
+    `import_runtime` is for an engine that learns from its artifact what to import: it must happen before the first look
+    at the memory, as it does in a worker that imports at its top.
+    """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--artifact", type=Path, required=True, help="the build's directory")
     parser.add_argument("--tokenizer", type=Path, required=True, help="tokenizer.json")
@@ -59,6 +69,8 @@ def run(load: Callable[[Settings], Engine], description: str | None, arguments: 
         threads=options.threads,
         context_length=work["context_length"],
     )
+    if import_runtime is not None:
+        import_runtime(settings)
     imports_rss_bytes = read_status()["VmRSS"]
     started = time.perf_counter()
     engine = load(settings)

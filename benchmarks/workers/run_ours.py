@@ -6,7 +6,7 @@ import numpy as np
 
 from benchmarks.workers.engine import Settings, Timing, run
 from runtimes.artifact import find_artifact
-from runtimes.runner import open_runner
+from runtimes.runner import open_runner, runtime_module
 
 
 class OurEngine:
@@ -25,5 +25,10 @@ class OurEngine:
         return Timing(prefill_s=prefilled - started, decode_s=ended - prefilled, decode_steps=decode_steps)
 
 
+def import_runtime(settings: Settings) -> None:
+    """Import what runs the artifact, the package of its runtime with it."""
+    runtime_module(find_artifact(settings.artifact).manifest.runtime.name)
+
+
 if __name__ == "__main__":
-    run(OurEngine, __doc__)
+    run(OurEngine, __doc__, import_runtime=import_runtime)

@@ -10,6 +10,7 @@ from benchmarks.workers.engine import Settings, Timing, run
 from benchmarks.workload import make_workload, write_workload
 
 TOKENIZER = ROOT / "export" / "models" / "tiny" / "tokenizer.json"
+LIBRARY_BYTES = 300 << 20
 
 
 class CountingEngine:
@@ -44,3 +45,17 @@ def test_a_worker_warms_up_reads_each_prompt_and_writes_after_the_longest(
     assert answer["prefill_s"] == {"32": 0.032, "128": 0.128}
     assert (answer["decode_steps"], answer["decode_s"]) == (10, 0.1)
     assert 0 < answer["rss_anon_bytes"] <= answer["peak_rss_bytes"]
+
+
+def test_what_the_runtime_imports_counts_as_imports_and_not_as_the_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workload = make_workload(TOKENIZER, prompt_tokens=[16], decode_tokens=1, context_length=64)
+    write_workload(workload, tmp_path / "workload.json")
+    library: list[bytes] = []
+    arguments = ["--artifact", "a", "--tokenizer", "t", "--workload", str(tmp_path / "workload.json")]
+    run(lambda _: CountingEngine(), None, arguments, import_runtime=lambda _: library.append(b"x" * LIBRARY_BYTES))
+    answer = json.loads(capsys.readouterr().out)
+    # a margin for what other tests left behind or take meanwhile
+    assert answer["imports_rss_bytes"] > LIBRARY_BYTES
+    assert answer["peak_rss_bytes"] - answer["imports_rss_bytes"] < LIBRARY_BYTES
