@@ -17,6 +17,8 @@ from benchmarks.workers.engine import Settings, Timing, run
 class TextLlmEngine:
     def __init__(self, settings: Settings) -> None:
         self.runner = TextLLMRunner(str(_program(settings.artifact)), str(settings.tokenizer))
+        # the runner loads its model on the first call, and that belongs to the load time
+        self.runner.generate("Hello", GenerationConfig(echo=False, max_new_tokens=1, temperature=0.0))
 
     def generate(self, text: str, ids: list[int], decode_steps: int) -> Timing:
         self.runner.reset()
