@@ -153,8 +153,8 @@ def test_the_manifest_holds_the_figures_of_the_verification(artifact: Artifact) 
     assert set(outcomes.values()) == {"passed"}
     for check in parity["checks"]:
         if "mean_kld" in check["figures"]:
-            assert 0 <= check["figures"]["mean_kld"] <= parity["tolerance"]
-    assert 1e-4 <= parity["tolerance"] < 0.02, "beyond that the comparison would say nothing"
+            # 0.003 nats measured; the tolerance follows the model's own noise, so it is not enough to hold
+            assert 0 <= check["figures"]["mean_kld"] <= min(parity["tolerance"], 0.01)
     assert artifact.manifest.measured.quality is None, "nobody measured it"
 
 
