@@ -341,13 +341,23 @@ def _delta_gate(
 ) -> list[Value]:
     """(log-decay, write strength).
 
-    softplus(u) is max(u, 0) + log(1 + exp(-|u|)), which neither overflows nor loses a small decay.
+    softplus(u) is max(u, 0) + log(1 + y) with y = exp(-|u|). XNNPACK's logarithm is off by 1e-7 near 1, which is much
+    of a slow head's decay and adds up over a context, so one Newton step on exp(-s) - 1 = -sigmoid(-|u|) follows.
     """
     region = translation.program.open_region()
     u = region.add(a, region.constant(translation.array(dt_bias)))
-    tail = region.logarithm(region.add(region.exponential(region.negate(region.absolute(u))), region.scalar(1.0)))
-    softplus = region.add(region.positive_part(u), tail)
-    return [region.multiply(softplus, region.constant(translation.array(decay_scale))), region.sigmoid(b)]
+    return [
+        region.multiply(_softplus(region, u), region.constant(translation.array(decay_scale))),
+        region.sigmoid(b),
+    ]
+
+
+def _softplus(region: Region, u: Value) -> Value:
+    below = region.negate(region.absolute(u))
+    whole = region.add(region.exponential(below), region.scalar(1.0))
+    guess = region.logarithm(whole)
+    error = region.add(region.exponential_minus_one(region.negate(guess)), region.sigmoid(below))
+    return region.add(region.positive_part(u), region.add(guess, region.multiply(error, whole)))
 
 
 def _swiglu(translation: Translation, _: Node, gate: Value, up: Value) -> Value:

@@ -117,6 +117,12 @@ class Region:
     def reciprocal_root(self, x: Value) -> Value:
         return self._unary(schema.XNNReciprocalSquareRoot, x)
 
+    def exponential_minus_one(self, x: Value) -> Value:
+        """exp(x) - 1 of x <= 0, exact to the last places near 0."""
+        out = self._result(x.shape)
+        self._node(schema.XNNELU(alpha=1.0, input_id=self.use(x), output_id=self.use(out), flags=0))
+        return out
+
     def positive_part(self, x: Value) -> Value:
         out = self._result(x.shape)
         node = schema.XNNClamp(input_id=self.use(x), output_id=self.use(out), flags=0)
