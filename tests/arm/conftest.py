@@ -26,7 +26,7 @@ from tests.subjects import CONTEXT, quantized, request
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / user_cache.NAME / "arm"
 TINY = Path(__file__).parents[2] / "export" / "models" / "tiny"
 # context lengths; a float product costs twenty times an int8 one here, and the prompt is as long as the context allows
-CONTEXTS = {"int4": CONTEXT, "int8": CONTEXT, "float": 96}
+CONTEXTS = {"int4": CONTEXT, "int8": 128, "float": 96}
 SCHEMES = tuple(CONTEXTS)
 # what ONNX Runtime's ARM kernels do to activations; tests/arm/test_kernels.py holds it against single products
 ARM_ACTIVATIONS: Mapping[str, Activations] = {

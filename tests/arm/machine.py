@@ -83,9 +83,12 @@ def prepare(cache: Path, requirements: Sequence[str]) -> Machine:
             partial = cache / ".partial"
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
-            _unpack_debian(partial)
-            _unpack_wheels(requirements, partial)
-            partial.rename(place)
+            try:
+                _unpack_wheels(requirements, partial)
+                _unpack_debian(partial)
+                partial.rename(place)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
     return Machine(qemu=place / "qemu-aarch64", root=place / "root", site=place / "site")
 
 
@@ -164,12 +167,13 @@ def _unpack_wheels(requirements: Sequence[str], into: Path) -> None:
 
 
 def _run(command: Sequence[str], directory: Path, environment: Mapping[str, str] | None = None) -> None:
+    name = f"`{' '.join(command[:4])} ... {command[-1]}`"
     try:
         done = subprocess.run(
             command, cwd=directory, env=environment, capture_output=True, text=True, timeout=SETUP_SECONDS, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise UnavailableError(f"`{' '.join(command[:4])} ...` took more than {SETUP_SECONDS} s") from error
+        raise UnavailableError(f"{name} took more than {SETUP_SECONDS} s") from error
     if done.returncode:
         message = (done.stderr or done.stdout).strip()[-500:]
-        raise UnavailableError(f"`{' '.join(command[:4])} ...` failed with {done.returncode}: {message}")
+        raise UnavailableError(f"{name} failed with {done.returncode}: {message}")
