@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -109,12 +110,18 @@ class Running:
         return self.process.wait(timeout=60), said
 
 
+def _heed_interrupts() -> None:
+    """A shell starts background jobs deaf to SIGINT, and they pass it on; a person's terminal does not."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @contextlib.contextmanager
 def running(out: Path, checkpoint: Path, stage: str) -> Iterator[Running]:
     """`python -m export` up to the line that begins a stage."""
     command = [sys.executable, "-m", "export", "--target", "android", "--backend", "onnx", "--context-length", "64"]
     command += ["--checkpoint", str(checkpoint), "--out", str(out)]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+    pipes: dict[str, Any] = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, preexec_fn=_heed_interrupts, **pipes) as process:
         try:
             assert process.stderr is not None
             for line in process.stderr:
