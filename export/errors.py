@@ -11,6 +11,7 @@ ProjectError
     ├── StoreError               the quantized checkpoint on disk is damaged or belongs to something else
     ├── LoweringError            a graph lacks an operator that must be in it
     ├── ParityError              the written artifact disagrees with its eager reference
+    ├── QualityError             a quality figure cannot be computed from what was given
     ├── BudgetError              the bundle would not fit the byte budget
     └── OutputError              the output directory cannot be used
 """
@@ -67,6 +68,10 @@ class LoweringError(ExportError):
 
 class ParityError(ExportError):
     """The written artifact disagrees with its eager reference."""
+
+
+class QualityError(ExportError):
+    """A quality figure cannot be computed from what was given."""
 
 
 class BudgetError(ExportError):

@@ -1,0 +1,1 @@
+"""Quality: what a quantized model lost against its float checkpoint, measured, with how sure we can be."""
