@@ -1,0 +1,72 @@
+"""Quantize a model block after block: each block sees what the quantized blocks before it really put out.
+
+A generator: the caller stores each result as it comes, and may stop anywhere. In memory: one block, the hidden states
+of all calibration tokens twice (float and real), and what the method needs.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from export.blocks import Block, BlockModel, BlockResult, BlockTask, QuantizeBlock
+from export.operators import dequantize
+from export.quantize import Codes
+from export.schemes import Format
+
+SEQUENCES_AT_ONCE = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Streams:
+    """Hidden states (N, T, C) before a block: the float model's, and those of what is quantized so far."""
+
+    float_inputs: Tensor
+    real_inputs: Tensor
+
+
+def start_streams(model: BlockModel, tokens: Tensor, embedding: Codes | None) -> Streams:
+    """What the first block reads of `tokens` (N, T); `embedding` are the table's codes, None where it stays float."""
+    hidden = model.embed(tokens)
+    real = hidden if embedding is None else _rows(embedding, tokens)
+    return Streams(float_inputs=hidden, real_inputs=real)
+
+
+def quantize_blocks(
+    model: BlockModel, formats: Mapping[str, Format], quantize: QuantizeBlock, streams: Streams | None, seed: int = 0
+) -> Iterator[tuple[str, BlockResult]]:
+    """Yield each block's name and result in order; without streams the method gets no data."""
+    for name in model.block_names:
+        block = model.block(name)
+        own = {unit: formats[unit] for unit in block.shapes}
+        inputs = (None, None) if streams is None else (streams.float_inputs, streams.real_inputs)
+        result = quantize(BlockTask(block=block, formats=own, float_inputs=inputs[0], real_inputs=inputs[1], seed=seed))
+        yield name, result
+        if streams is not None:
+            streams = advance(block, result, streams)
+
+
+@torch.no_grad()
+def advance(block: Block, result: BlockResult, streams: Streams) -> Streams:
+    """The hidden states behind the block."""
+    return Streams(
+        float_inputs=run_block(block, streams.float_inputs, None),
+        real_inputs=run_block(block, streams.real_inputs, result_tensors(result)),
+    )
+
+
+@torch.no_grad()
+def run_block(block: Block, hidden: Tensor, replaced: Mapping[str, Tensor] | None) -> Tensor:
+    """A block over all sequences, a few at a time."""
+    return torch.cat([block.run(part, replaced) for part in hidden.split(SEQUENCES_AT_ONCE)])
+
+
+def result_tensors(result: BlockResult) -> dict[str, Tensor]:
+    """A block's result as the tensors that take the float ones' place."""
+    return {unit: dequantize(found.codes, found.scales) for unit, found in result.codes.items()} | dict(result.floats)
+
+
+def _rows(table: Codes, tokens: Tensor) -> Tensor:
+    ids = tokens.flatten()
+    return dequantize(table.codes[ids], table.scales[ids]).view(*tokens.shape, -1)
