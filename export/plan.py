@@ -149,7 +149,7 @@ def _build(name: str, target: ModuleType, scheme: Scheme, config: ModelConfig) -
         raise SpecError(
             f"backend {name!r} is not built for this target; it builds {', '.join(allowed)}, so name one of these"
         )
-    formats = layout(scheme, config)
+    formats = layout(scheme, config, module.FINEST)
     module.check(formats, config)
     return Build(backend=name, module=module, layout=formats, model_bytes=module.estimate_bytes(formats, config))
 
@@ -177,11 +177,12 @@ def _best_fitting(plan: Plan, room_bytes: int) -> str | None:
 
 def _scheme_bytes(plan: Plan, name: str) -> int | None:
     """The weights of all builds in another scheme; None where a matrix or a backend does not take it."""
+    scheme, total = catalog.load("schemes", name).SCHEME, 0
     try:
-        formats = layout(catalog.load("schemes", name).SCHEME, plan.config)
         for build in plan.builds:
+            formats = layout(scheme, plan.config, build.module.FINEST)
             build.module.check(formats, plan.config)
+            total += build.module.estimate_bytes(formats, plan.config)
     except (QuantizationError, UnsupportedSchemeError):
         return None
-    sizes: list[int] = [build.module.estimate_bytes(formats, plan.config) for build in plan.builds]
-    return sum(sizes)
+    return total

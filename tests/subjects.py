@@ -12,7 +12,7 @@ from export.config import ModelConfig, parse_config
 from export.decoder import Activations, Decoder, text_positions
 from export.materialize import load
 from export.quantized import Method, QuantizedCheckpoint, StoreKey, quantize_checkpoint
-from export.schemes import layout
+from export.schemes import Scheme, layout
 from export.state import zero_state
 from export.tensors import text_tensors
 
@@ -20,13 +20,14 @@ CONTEXT = 256
 
 
 def quantized(
-    checkpoint_dir: Path, root: Path, scheme: str, group_size: int | None = None, method: str = "rtn"
+    checkpoint_dir: Path, root: Path, scheme: str | Scheme, group_size: int | None = None, method: str = "rtn"
 ) -> QuantizedCheckpoint:
-    """The checkpoint quantized by a scheme of the catalog, in `root`."""
+    """The checkpoint quantized by a scheme, or one of the catalog, in `root`."""
     checkpoint = Checkpoint.open(checkpoint_dir)
     config = parse_config(checkpoint.config)
     check_tensors(checkpoint, text_tensors(config))
-    formats = layout(catalog.load("schemes", scheme).SCHEME.with_group_size(group_size), config)
+    named: Scheme = catalog.load("schemes", scheme).SCHEME if isinstance(scheme, str) else scheme
+    formats = layout(named.with_group_size(group_size), config)
     key = StoreKey(checkpoint_hash=checkpoint.content_hash(), layout=formats, method=method)
     return quantize_checkpoint(
         checkpoint, config, key, root, Method(quantize=catalog.load("quantize", method).quantize), lambda *_: None

@@ -181,11 +181,11 @@ TABLE: dict[str, BadInput] = {
     ),
     "unknown scheme": BadInput(
         act=lambda at: run(at, scheme="int3"),
-        error=UnknownNameError, what="unknown", where="scheme", found="'int3'", next="known: float, int4, int8",
+        error=UnknownNameError, what="unknown", where="scheme", found="'int3'", next="float, int4, int8",
     ),
     "unknown method": BadInput(
-        act=lambda at: run(at, method="gptq"),
-        error=UnknownNameError, what="unknown", where="method", found="'gptq'", next="known: mse, rtn",
+        act=lambda at: run(at, method="magic"),
+        error=UnknownNameError, what="unknown", where="method", found="'magic'", next="mse, rtn",
     ),
     "unknown backend": BadInput(
         act=lambda at: run(at, backends=("tflite",)),
@@ -285,7 +285,7 @@ TABLE: dict[str, BadInput] = {
     "8-bit groups in XNNPACK": BadInput(
         act=lambda at: in_another_backend(at, "executorch", Format(bits=8, group_size=32)),
         error=UnsupportedSchemeError, what="executorch cannot pack", where="layers.0.mlp.up_proj", found="int8_g32",
-        next="use the scheme int8",
+        next="use 8 bits without groups",
     ),
     # checkpoints
     "a checkpoint that is not there": BadInput(

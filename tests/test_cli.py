@@ -75,8 +75,8 @@ def test_wrong_usage_is_status_two(arguments: list[str], capsys: pytest.CaptureF
     ("arguments", "message"),
     [
         (["--target", "windows"], "unknown target 'windows'; known: android"),
-        (["--scheme", "int3"], "unknown scheme 'int3'; known: float, int4, int8"),
-        (["--method", "magic"], "unknown method 'magic'; known: mse, rtn"),
+        (["--scheme", "int3"], f"unknown scheme 'int3'; known: {', '.join(catalog.names('schemes'))}"),
+        (["--method", "magic"], f"unknown method 'magic'; known: {', '.join(catalog.names('quantize'))}"),
         (["--backend", "tflite"], "unknown backend 'tflite'; known: executorch, onnx, onnx-portable"),
         (["--model", "gpt-2"], "unknown model 'gpt-2'; known: qwen3.5-0.8b"),
         (["--source", "ftp"], "unknown source 'ftp'; known: huggingface, modelscope"),
@@ -97,7 +97,8 @@ def test_a_named_error_is_one_line_on_stderr_and_status_one(
 
 def test_an_error_is_json_too_where_json_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*PLAN, "--scheme", "int3", "--json"]) == 1
-    assert json.loads(capsys.readouterr().out) == {"error": "unknown scheme 'int3'; known: float, int4, int8"}
+    known = ", ".join(catalog.names("schemes"))
+    assert json.loads(capsys.readouterr().out) == {"error": f"unknown scheme 'int3'; known: {known}"}
 
 
 def test_listing_names_everything_with_a_summary(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from export.executorch_lowering.pte import write_pte
 from export.executorch_lowering.tensors import Dynamic, Element, Shape, Value
 from export.executorch_lowering.translate import Inputs, Translation, write_prologue
 from export.quantized import QuantizedCheckpoint
-from export.schemes import Layout
+from export.schemes import ROWS_ONLY, Layout
 from export.sizes import model_bytes
 from export.state import StateTensor, state_tensors, zero_state
 
@@ -29,6 +29,7 @@ PREFILL_CHUNK = CHUNK
 ACTIVATIONS = Activations(kind="int8_token")
 MODEL_FILE = "model.pte"
 BLOCK = 32
+FINEST = ROWS_ONLY
 
 
 def check(layout: Layout, config: ModelConfig) -> None:  # noqa: ARG001 (every backend's signature)
@@ -42,7 +43,7 @@ def check(layout: Layout, config: ModelConfig) -> None:  # noqa: ARG001 (every b
         if form.bits == 8 and form.group_size is not None:
             raise UnsupportedSchemeError(
                 f"executorch cannot pack {unit} as {form}: XNNPACK takes 8-bit codes with one scale a row; "
-                "use the scheme int8"
+                "use 8 bits without groups (the schemes int8 and mixed do)"
             )
 
 

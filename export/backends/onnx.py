@@ -8,12 +8,13 @@ from export.config import ModelConfig
 from export.onnx_lowering.lowering import ROW_BLOCK, SCALE_BYTES, check_blocks, lower_with
 from export.onnx_lowering.profile_newest import PROFILE
 from export.quantized import QuantizedCheckpoint
-from export.schemes import Layout
+from export.schemes import Format, Layout
 from export.sizes import model_bytes
 
 SUMMARY = "ONNX Runtime's fused operators, 4- and 8-bit weights, int8 activations; also opens in onnxruntime-genai"
 RUNTIME = "onnxruntime"
 OLDEST_RUNTIME = PROFILE.oldest_runtime
+FINEST = {8: Format(bits=8, group_size=ROW_BLOCK)}  # as many bytes as one scale a row, which is packed in these blocks
 
 
 def check(layout: Layout, config: ModelConfig) -> None:  # noqa: ARG001 (every backend's signature)

@@ -18,10 +18,11 @@ MIN_GROUP = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """How one matrix is held: 4-bit codes in groups, 8-bit codes per row (`group_size` None), or float (32 bits).
+    """How one matrix is held: 4-bit codes in groups, 8-bit codes in groups or per row (`group_size` None), or float.
 
     Codes are symmetric and scales representable in bfloat16 (the numeric contract of docs/design.md), so the same codes
-    pack into every backend.
+    pack into every backend that holds the format: 4 bits in groups and 8 bits per row into all, 8 bits in groups into
+    some.
     """
 
     bits: int
@@ -44,11 +45,22 @@ INT8_ROW = Format(bits=8)
 
 
 @dataclass(frozen=True, kw_only=True)
+class Finest:
+    """The format of that many bits with as many scales as a backend holds; its `FINEST` says which one that is."""
+
+    bits: int
+
+
+INT8_FINEST = Finest(bits=8)
+ROWS_ONLY: Mapping[int, Format] = {8: INT8_ROW}  # what every backend holds
+
+
+@dataclass(frozen=True, kw_only=True)
 class Rule:
     """Matrices whose name matches `pattern` (shell wildcards) are held as `format`."""
 
     pattern: str
-    format: Format
+    format: Format | Finest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +75,7 @@ class Scheme:
         if group_size is None:
             return self
         rules = tuple(
-            replace(rule, format=replace(rule.format, group_size=group_size)) if rule.format.bits == 4 else rule
+            replace(rule, format=Format(bits=4, group_size=group_size)) if rule.format.bits == 4 else rule
             for rule in self.rules
         )
         return replace(self, rules=rules)
@@ -75,32 +87,33 @@ Layout = Mapping[str, Format]
 KEEP_GATES = (Rule(pattern="*.in_proj_a", format=FLOAT), Rule(pattern="*.in_proj_b", format=FLOAT))
 
 
-def layout(scheme: Scheme, config: ModelConfig) -> dict[str, Format]:
-    """The format of every matrix of the model, by unit name."""
-    return {unit.name: _format_of(scheme, unit) for unit in units(config)}
+def layout(scheme: Scheme, config: ModelConfig, finest: Mapping[int, Format] = ROWS_ONLY) -> dict[str, Format]:
+    """The format of every matrix of the model, by unit name; `finest` by bits is the backend's."""
+    return {unit.name: _format_of(scheme, unit, finest) for unit in units(config)}
 
 
-def _format_of(scheme: Scheme, unit: Unit) -> Format:
-    for rule in scheme.rules:
-        if fnmatchcase(unit.name, rule.pattern):
-            _check(rule, unit)
-            return rule.format
-    patterns = ", ".join(rule.pattern for rule in scheme.rules)
-    raise QuantizationError(f"{unit.name}: no rule of the scheme matches it (rules: {patterns}); add a rule '*'")
-
-
-def _check(rule: Rule, unit: Unit) -> None:
-    group_size = rule.format.group_size
-    if rule.format.is_float:
+def check_format(unit: Unit, form: Format, why: str) -> None:
+    """Refuse a format that does not divide a matrix; `why` says where the format was asked for."""
+    group_size = form.group_size
+    if form.is_float:
         return
-    if rule.format.bits == 4 and (group_size is None or group_size % MIN_GROUP):
+    if form.bits == 4 and (group_size is None or group_size % MIN_GROUP):
         raise QuantizationError(
-            f"{unit.name}: 4-bit group_size {group_size} (rule {rule.pattern!r}) is not a multiple of {MIN_GROUP}; "
-            "use 32 or 64"
+            f"{unit.name}: 4-bit group_size {group_size} ({why}) is not a multiple of {MIN_GROUP}; use 32 or 64"
         )
     if group_size is not None and unit.in_features % group_size:
         usable = [str(size) for size in (32, 64, 128, 256) if unit.in_features % size == 0]
         raise QuantizationError(
             f"{unit.name}: in_features {unit.in_features} is not divisible by group_size {group_size} "
-            f"(rule {rule.pattern!r}); use {' or '.join(usable) or 'the scheme float for it'}"
+            f"({why}); use {' or '.join(usable) or 'the scheme float for it'}"
         )
+
+
+def _format_of(scheme: Scheme, unit: Unit, finest: Mapping[int, Format]) -> Format:
+    for rule in scheme.rules:
+        if fnmatchcase(unit.name, rule.pattern):
+            form = finest[rule.format.bits] if isinstance(rule.format, Finest) else rule.format
+            check_format(unit, form, f"rule {rule.pattern!r}")
+            return form
+    patterns = ", ".join(rule.pattern for rule in scheme.rules)
+    raise QuantizationError(f"{unit.name}: no rule of the scheme matches it (rules: {patterns}); add a rule '*'")
