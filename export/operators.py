@@ -10,11 +10,61 @@ Axis words: B batch (1 on phones), T tokens, H heads, D head size, C channels, K
 
 # ruff: noqa: ARG001 (a fake kernel has the signature of its operator)
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch._library.custom_ops import CustomOpDef
 from torch.nn import functional
 
 FLOAT_BITS = 32
+
+
+def _differentiable(name: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
+    """An operator whose gradient is its reference's: calibration and training differentiate what runtimes run.
+
+    Only inputs are kept for the backward pass, which runs the reference again: nothing that exists between the two is
+    larger than what the layer around them keeps. `linear` and `embedding` have no gradient: codes are integers.
+    """
+
+    def define(reference: Callable[..., Any]) -> CustomOpDef:
+        def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            ctx.save_for_backward(*[value for value in inputs if isinstance(value, Tensor)])
+            ctx.others = [None if isinstance(value, Tensor) else value for value in inputs]
+
+        def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+            return _gradients(reference, ctx, gradients)
+
+        operator = torch.library.custom_op(name, mutates_args=())(reference)
+        operator.register_autograd(backward, setup_context=keep)
+        return operator
+
+    return define
+
+
+def _gradients(
+    reference: Callable[..., Any], ctx: Any, gradients: tuple[Tensor | None, ...]
+) -> tuple[Tensor | None, ...]:
+    """What the reference's inputs contribute to `gradients` of its outputs."""
+    saved = iter(ctx.saved_tensors)
+    inputs = [next(saved).detach() if other is None else other for other in ctx.others]
+    wanted = [index for index, needed in enumerate(ctx.needs_input_grad) if needed]
+    with torch.enable_grad():
+        for index in wanted:
+            inputs[index].requires_grad_()
+        found = reference(*inputs)
+        outputs = found if isinstance(found, tuple) else (found,)
+        # an output that leads nowhere has no gradient, and one that no wanted input reaches has no history
+        pairs = [(out, grad) for out, grad in zip(outputs, gradients, strict=True) if grad is not None and out.grad_fn]
+        flow = torch.autograd.grad(
+            [out for out, _ in pairs],
+            [inputs[index] for index in wanted],
+            [grad for _, grad in pairs],
+            allow_unused=True,
+        )
+    by_index = dict(zip(wanted, flow, strict=True))
+    return tuple(by_index.get(index) for index in range(len(inputs)))
 
 
 @torch.library.custom_op("edge::linear", mutates_args=())
@@ -51,7 +101,7 @@ def _(ids: Tensor, codes: Tensor, scales: Tensor, bits: int, group_size: int) ->
     return scales.new_empty((*ids.shape, codes.shape[1]))
 
 
-@torch.library.custom_op("edge::rms_norm", mutates_args=())
+@_differentiable("edge::rms_norm")
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / rms(x) * weight over the last axis; `weight` already holds Qwen3.5's 1 + w."""
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight
@@ -62,7 +112,7 @@ def _(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-@torch.library.custom_op("edge::add_rms_norm", mutates_args=())
+@_differentiable("edge::add_rms_norm")
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """(rms_norm(x + residual), x + residual); `weight` already holds 1 + w."""
     total = x + residual
@@ -74,7 +124,7 @@ def _(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, 
     return torch.empty_like(x), torch.empty_like(x)
 
 
-@torch.library.custom_op("edge::gated_rms_norm", mutates_args=())
+@_differentiable("edge::gated_rms_norm")
 def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
     """rms_norm over D of x (B, T, H, D) times silu(gate); this norm's weight (D,) is plain, not 1 + w."""
     return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight * functional.silu(gate)
@@ -85,7 +135,7 @@ def _(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
     return torch.empty_like(x)
 
 
-@torch.library.custom_op("edge::l2_norm", mutates_args=())
+@_differentiable("edge::l2_norm")
 def l2_norm(x: Tensor, eps: float) -> Tensor:
     """x / sqrt(sum(x^2) + eps) over the last axis; the epsilon sits inside the root, so a zero row stays zero."""
     return x * torch.rsqrt(x.pow(2).sum(-1, keepdim=True) + eps)
@@ -96,7 +146,7 @@ def _(x: Tensor, eps: float) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-@torch.library.custom_op("edge::delta_gate", mutates_args=())
+@_differentiable("edge::delta_gate")
 def delta_gate(a: Tensor, b: Tensor, decay_scale: Tensor, dt_bias: Tensor) -> tuple[Tensor, Tensor]:
     """(decay_scale * softplus(a + dt_bias), sigmoid(b)), each (B, T, H); decay_scale = -exp(A_log): a log <= 0."""
     return decay_scale * functional.softplus(a + dt_bias), torch.sigmoid(b)
@@ -109,7 +159,7 @@ def _(a: Tensor, b: Tensor, decay_scale: Tensor, dt_bias: Tensor) -> tuple[Tenso
     )
 
 
-@torch.library.custom_op("edge::gated_delta", mutates_args=())
+@_differentiable("edge::gated_delta")
 def gated_delta(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor, state: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
@@ -185,7 +235,7 @@ def _delta_chunk(
     return out, state * total[..., -1].exp()[..., None, None] + (k * to_end).transpose(-1, -2) @ delta
 
 
-@torch.library.custom_op("edge::causal_conv", mutates_args=())
+@_differentiable("edge::causal_conv")
 def causal_conv(x: Tensor, weight: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """silu of a depthwise causal convolution: x (B, T, C), weight (C, K), state (B, C, K - 1) -> (B, T, C), state."""
     joined = torch.cat([state, x.transpose(1, 2)], dim=-1)  # (B, C, K - 1 + T)
@@ -198,7 +248,7 @@ def _(x: Tensor, weight: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x, memory_format=torch.contiguous_format), torch.empty_like(state)
 
 
-@torch.library.custom_op("edge::attention", mutates_args=())
+@_differentiable("edge::attention")
 def attention(
     q: Tensor, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, position: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -228,7 +278,7 @@ def _(
     return q.new_empty(q.shape), torch.empty_like(k_cache), torch.empty_like(v_cache)
 
 
-@torch.library.custom_op("edge::rotary", mutates_args=())
+@_differentiable("edge::rotary")
 def rotary(x: Tensor, positions: Tensor, cos_table: Tensor, sin_table: Tensor, sections: list[int]) -> Tensor:
     """Interleaved mRoPE on the first 2R of D dims: x (B, T, H, D), positions (3, B, T), tables (context, R).
 
@@ -249,7 +299,7 @@ def _(x: Tensor, positions: Tensor, cos_table: Tensor, sin_table: Tensor, sectio
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-@torch.library.custom_op("edge::swiglu", mutates_args=())
+@_differentiable("edge::swiglu")
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up."""
     return functional.silu(gate) * up
@@ -260,7 +310,7 @@ def _(gate: Tensor, up: Tensor) -> Tensor:
     return torch.empty_like(up, memory_format=torch.contiguous_format)
 
 
-@torch.library.custom_op("edge::sigmoid_gate", mutates_args=())
+@_differentiable("edge::sigmoid_gate")
 def sigmoid_gate(x: Tensor, gate: Tensor) -> Tensor:
     """x * sigmoid(gate), the output gate of Qwen3.5's full attention."""
     return x * torch.sigmoid(gate)
