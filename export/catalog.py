@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent
 
 
 def names(kind: str) -> list[str]:
-    """The names of one kind ("schemes", "backends", "targets", "quantize"), sorted."""
+    """The names of one kind ("schemes", "backends", "targets", "quantize", "commands"), sorted."""
     return sorted(file.stem.replace("_", "-") for file in (ROOT / kind).glob("*.py") if not file.stem.startswith("_"))
 
 
@@ -34,4 +34,10 @@ def load(kind: str, name: str) -> ModuleType:
         ) from error
 
 
-SINGULAR = {"schemes": "scheme", "backends": "backend", "targets": "target", "quantize": "method"}
+SINGULAR = {
+    "schemes": "scheme",
+    "backends": "backend",
+    "targets": "target",
+    "quantize": "method",
+    "commands": "command",
+}

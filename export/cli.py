@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -54,36 +54,46 @@ INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status: 0 done, 1 a named error, 2 wrong usage, 130 interrupted."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in catalog.names("commands"):
+        arguments = build_command_parser(argv[0]).parse_args(argv[1:])
+        return _guarded(catalog.load("commands", argv[0]).run, arguments)
     parser = build_parser()
     arguments = parser.parse_args(argv)
     if arguments.target is None and not arguments.list:
         parser.error(f"--target is missing; known: {', '.join(catalog.names('targets'))}")
+    return _guarded(_run, arguments)
+
+
+def _guarded(run: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
+    """The exit status of a command, errors that are named ones printed in one line."""
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
+    as_json: bool = getattr(arguments, "json", False)
     try:
-        _run(arguments)
+        return run(arguments)
     except ProjectError as error:
-        return _fail(str(error), arguments.json)
+        return _fail(str(error), as_json)
     except KeyboardInterrupt:
-        _fail("interrupted, nothing was sealed; run the same command again, finished layers are kept", arguments.json)
+        _fail("interrupted, nothing was sealed; run the same command again, finished layers are kept", as_json)
         return INTERRUPTED
     except BrokenPipeError:  # whoever read us has left: say no more, not even at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    return 0
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _run(arguments: argparse.Namespace) -> int:
     if arguments.list:
         _print_catalog(arguments.json)
-        return
+        return 0
     spec = _spec(arguments)
     if arguments.plan:
         _print_plan(make_plan(spec), arguments.json)
-        return
+        return 0
     with Bars(quiet=arguments.json or not sys.stderr.isatty()) as progress:
         bundle = export(spec, progress)
     _print_bundle(bundle, arguments.json)
+    return 0
 
 
 def _spec(arguments: argparse.Namespace) -> ExportSpec:
@@ -122,7 +132,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m export",
         description="Turn a Qwen3.5 checkpoint into verified, quantized model bundles for phones.",
-        epilog=EXAMPLES,
+        epilog=EXAMPLES + _other_commands(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_choices(parser)
@@ -149,6 +159,23 @@ def build_parser() -> argparse.ArgumentParser:
     add("--plan", action="store_true", help="print what would be done and stop")
     add("--list", action="store_true", help="print everything that can be named and stop")
     add("--json", action="store_true", help="results as JSON lines on stdout; progress stays on stderr")
+    return parser
+
+
+def _other_commands() -> str:
+    names = catalog.names("commands")
+    return f"other commands, each with --help of its own: python -m export {' | '.join(names)}\n" if names else ""
+
+
+def build_command_parser(name: str) -> argparse.ArgumentParser:
+    """The options of one command of export/commands."""
+    command = catalog.load("commands", name)
+    parser = argparse.ArgumentParser(
+        prog=f"python -m export {name}",
+        description=command.SUMMARY,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_arguments(parser)
     return parser
 
 

@@ -231,3 +231,17 @@ def _at_a_terminal(command: list[str]) -> str:
             pieces.append(piece)
     os.close(leader)
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", b"".join(pieces).decode(errors="replace"))
+
+
+def test_a_first_word_that_is_a_command_runs_it_with_its_own_options(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in catalog.names("commands"):
+        with pytest.raises(SystemExit) as left:
+            main([name, "--help"])
+        assert left.value.code == 0
+        shown = capsys.readouterr().out
+        assert shown.startswith(f"usage: python -m export {name}")
+        assert catalog.load("commands", name).SUMMARY in shown
+        with pytest.raises(SystemExit) as left:
+            main([name, "--no-such-option"])
+        assert left.value.code == 2
+        assert capsys.readouterr().err.startswith(f"usage: python -m export {name}")

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from export import catalog
+from export.cli import build_command_parser
 from export.cli import build_parser as export_parser
 from runtimes.cli import build_parser as runtimes_parser
 
@@ -17,7 +19,8 @@ to stdout. Exit status: 0 done, 1 a named error, 2 wrong usage, 130 interrupted.
 
 def page() -> str:
     """Return the whole page."""
-    return "\n".join([HEADER, *section(export_parser()), *section(runtimes_parser())])
+    commands = [line for name in catalog.names("commands") for line in section(build_command_parser(name))]
+    return "\n".join([HEADER, *section(export_parser()), *commands, *section(runtimes_parser())])
 
 
 def section(parser: argparse.ArgumentParser) -> "list[str]":
