@@ -19,7 +19,7 @@ from export.config import ModelConfig
 from export.decoder import Activations, Layer, Matrix, Model, Part, Plain, Recipe, Rope, rope_table, text_positions
 from export.materialize import Weights, materialize
 from export.operators import rms_norm
-from export.schemes import FLOAT
+from export.schemes import FLOAT, Layout
 from export.state import state_tensors
 from export.weights import EMBEDDING, HEAD, Unit, block_of, plain_tensors, units
 
@@ -32,6 +32,10 @@ class FloatWeights:
 
     checkpoint: Checkpoint
     config: ModelConfig
+
+    @property
+    def layout(self) -> Layout:
+        return {unit.name: FLOAT for unit in units(self.config)}
 
     def weight(self, unit: str, rows: slice | None = None) -> Tensor:
         tensor = next(known.tensor for known in units(self.config) if known.name == unit)

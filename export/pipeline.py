@@ -20,7 +20,7 @@ from typing import IO, Any
 from export import user_cache
 from export.backends import Lowered, LoweringRequest
 from export.bundle import Bundle, break_open, write_bundle
-from export.calibrate import FloatWeights, calibration_hash, calibration_tokens, default_text, input_importance
+from export.calibrate import calibration_tokens, default_text
 from export.checkpoint import Checkpoint, check_tensors
 from export.errors import ParityError
 from export.manifest import Hashes, artifact_manifest, inputs_hash, is_up_to_date, seal, write_unsealed
@@ -36,7 +36,8 @@ from export.output import (
 from export.parity import record_reference
 from export.plan import Build, Plan, make_plan
 from export.progress import Progress
-from export.quantized import Method, QuantizedCheckpoint, StoreKey, quantize_checkpoint
+from export.quantize_checkpoint import Job, quantize_checkpoint
+from export.quantized import QuantizedCheckpoint
 from export.sources import ResolvedCheckpoint, resolve
 from export.spec import ExportSpec
 from export.tensors import text_tensors
@@ -118,29 +119,19 @@ def make_artifact(inputs: Inputs, build: Build, progress: Progress) -> None:
 def quantize(inputs: Inputs, build: Build, progress: Progress) -> QuantizedCheckpoint:
     """Codes and scales of the checkpoint, from the cache where they were made before."""
     plan = inputs.plan
-    method, calibration = _method(inputs, progress)
-    key = StoreKey(
+    tokens = calibration_tokens(inputs.text.encode(default_text())) if plan.method.needs_calibration else None
+    job = Job(
+        checkpoint=inputs.checkpoint,
         checkpoint_hash=inputs.checkpoint_hash,
+        config=plan.config,
         layout=build.layout,
-        method=plan.spec.method,
-        calibration_hash=calibration,
+        method=plan.method,
+        tokens=tokens,
     )
     progress.stage(f"{build.backend}: quantize ({plan.spec.scheme}, {plan.spec.method})", inputs.checkpoint_bytes)
     root = user_cache.directory("quantized")
     with disk_errors(root, OTHER_CACHE):
-        return quantize_checkpoint(inputs.checkpoint, plan.config, key, root, method, progress.step)
-
-
-def _method(inputs: Inputs, progress: Progress) -> tuple[Method, str]:
-    """The quantization method, with what it has to learn from data, and the hash of that data."""
-    plan = inputs.plan
-    if not plan.method.NEEDS_CALIBRATION:
-        return Method(quantize=plan.method.quantize), ""
-    tokens = calibration_tokens(inputs.text.encode(default_text()))
-    progress.stage("calibrate", tokens.numel() * plan.config.num_layers, "token")
-    weights = FloatWeights(checkpoint=inputs.checkpoint, config=plan.config)
-    importance = input_importance(weights, tokens, progress.step)
-    return Method(quantize=plan.method.quantize, importance=importance), calibration_hash(tokens)
+        return quantize_checkpoint(job, root, progress.step)
 
 
 def lower(inputs: Inputs, build: Build, store: QuantizedCheckpoint, into: Path, progress: Progress) -> Lowered:

@@ -9,6 +9,7 @@ from export import catalog
 from export.checkpoint import CheckpointNotFoundError
 from export.config import ModelConfig, parse_config, read_config
 from export.errors import BudgetError, QuantizationError, SpecError, UnknownNameError, UnsupportedSchemeError
+from export.quantize_checkpoint import Method, load_method
 from export.schemes import Layout, Scheme, layout
 from export.sources import RANDOM, ModelEntry, check_same_model, model_names, read_model_entry, resolve, source_names
 from export.spec import DEFAULT_MODEL, ExportSpec
@@ -39,7 +40,7 @@ class Plan:
     model: str
     config: ModelConfig
     scheme: Scheme
-    method: ModuleType
+    method: Method
     threads: int
     builds: tuple[Build, ...]
 
@@ -57,7 +58,7 @@ class Plan:
 def make_plan(spec: ExportSpec) -> Plan:
     """Check the spec against the catalog and the model's dimensions; no weight is read, no network asked."""
     target = catalog.load("targets", spec.target)
-    method = catalog.load("quantize", spec.method)
+    method = load_method(spec.method)
     scheme = _scheme(spec)
     if spec.source not in source_names():
         raise UnknownNameError("source", spec.source, source_names())

@@ -1,19 +1,22 @@
 """The quantized checkpoint: codes and scales that know no backend, written block by block, read one tensor at a time.
 
-Quantize once, pack per backend. The directory's name is the hash of everything that determines its content (checkpoint,
-layout, method), one safetensors file per block (embedding, each layer, head), each put in place atomically: an
-interrupted run resumes at the first block that is missing, and two runs at once do the same work without harm.
+Quantize once, pack per backend. Each block (embedding, each layer, final norm, head) is a safetensors file under the
+hash of everything that determines it, put in place atomically: an interrupted run resumes at the first block that is
+missing, two runs at once do the same work without harm, and two layouts that differ in the head share their layers. A
+quantized checkpoint is a directory of such files under other names (hard links), its own name the hash of all of it.
 
-4-bit codes are stored two a byte, value + 8, even column in the low nibble; scales as bfloat16; floats as they came.
+4-bit codes are stored two a byte, value + 8, even column in the low nibble; scales as bfloat16; floats as they came,
+or as float32 where a method changed them.
 """
 
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,20 +24,17 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from export.checkpoint import Checkpoint
 from export.config import ModelConfig
 from export.errors import StoreError
+from export.operators import dequantize
 from export.quantize import Codes
 from export.schemes import Format, Layout
 from export.shards import CODE_DTYPES, ShardError, TensorEntry, read_header, read_rows
-from export.weights import Unit, block_of, plain_tensors, units
+from export.weights import EMBEDDING, HEAD, block_of, plain_tensors, units
 
-FORMAT_VERSION = "1"
-ROWS_AT_ONCE = 4096
+FORMAT_VERSION = "2"
+BLOCKS = "blocks"  # beside the quantized checkpoints
 ABANDONED_SECONDS = 86_400  # longer than any block takes to write
-
-Quantize = Callable[[Tensor, Format, Tensor | None], Codes]  # weight, its format, importance of its inputs
-Progress = Callable[[str, int], None]  # block name, bytes of checkpoint read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +44,38 @@ class StoreKey:
     checkpoint_hash: str
     layout: Layout
     method: str
+    method_version: str = ""
     calibration_hash: str = ""
 
     def digest(self) -> str:
-        formats = {name: str(form) for name, form in sorted(self.layout.items())}
-        text = json.dumps([FORMAT_VERSION, self.checkpoint_hash, self.method, self.calibration_hash, formats])
+        """The name of the whole."""
+        return self._digest("all", list(self.layout))
+
+    def block_digest(self, block: str) -> str:
+        """The name of one block's file: with calibration a layer depends on those before it, and the head on all."""
+        found = [unit for unit in self.layout if block_of(unit) == block]
+        if self.calibration_hash:
+            found += [unit for unit in self.layout if self._reads_behind(block, block_of(unit))]
+        return self._digest(block, found)
+
+    def _reads_behind(self, block: str, other: str) -> bool:
+        """Whether a block's codes were fitted to what an `other` layer put out."""
+        if not other.startswith("layers."):
+            return False
+        if block.startswith("layers."):
+            return _index(other) < _index(block)
+        return block == (HEAD if HEAD in self.layout else EMBEDDING)
+
+    def _digest(self, name: str, members: list[str]) -> str:
+        formats = {unit: str(self.layout[unit]) for unit in sorted(members)}
+        method = [self.method, self.method_version, self.calibration_hash]
+        text = json.dumps([FORMAT_VERSION, self.checkpoint_hash, method, name, formats])
         return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _index(name: str) -> int:
+    """The layer of a block or unit."""
+    return int(name.split(".")[1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,42 +108,101 @@ class QuantizedCheckpoint:
         """A tensor that no scheme quantizes, float32."""
         return self._read(name, None).float()
 
+    def tensor(self, name: str) -> Tensor:
+        """Any matrix or plain tensor by its short name, float32: what its codes stand for."""
+        if name not in self.layout:
+            return self.plain(name)
+        if self.layout[name].is_float:
+            return self.weight(name)
+        return dequantize(self.codes(name), self.scales(name))
+
     def _read(self, name: str, rows: slice | None) -> Tensor:
         return read_rows(self.entries[name], rows, CODE_DTYPES)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method:
-    """A quantization method with what it learned from data: the importance of each unit's inputs, by unit name."""
+class Store:
+    """Where the blocks of one quantized checkpoint are, or will be."""
 
-    quantize: Quantize
-    importance: Mapping[str, Tensor] = field(default_factory=dict)
+    root: Path
+    key: StoreKey
+    config: ModelConfig
 
+    @property
+    def directory(self) -> Path:
+        return self.root / self.key.digest()
 
-def quantize_checkpoint(
-    checkpoint: Checkpoint, config: ModelConfig, key: StoreKey, root: Path, method: Method, progress: Progress
-) -> QuantizedCheckpoint:
-    """Write the blocks that are not there yet and return the whole; peak memory follows the largest block's codes."""
-    directory = root / key.digest()
-    directory.mkdir(parents=True, exist_ok=True)
-    _sweep(directory)
-    for block, members in _blocks(config).items():
-        file = directory / f"{block}.safetensors"
-        if not _is_complete(file):
-            _write_block(checkpoint, key.layout, file, members, method)
-        progress(block, sum(_member_bytes(checkpoint, member) for member in members))
-    return open_quantized(directory, config, key.layout)
+    def file(self, block: str) -> Path:
+        return self.root / BLOCKS / f"{self.key.block_digest(block)}.safetensors"
+
+    def prepare(self) -> None:
+        """Make the directories, and remove what killed runs left half-written."""
+        for directory in (self.directory, self.root / BLOCKS):
+            directory.mkdir(parents=True, exist_ok=True)
+            _sweep(directory)
+
+    def has(self, block: str) -> bool:
+        return _is_complete(self.file(block))
+
+    def put(self, block: str, tensors: Mapping[str, Tensor]) -> None:
+        """Write a block's file in one step."""
+        file = self.file(block)
+        descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=".", suffix=".partial")
+        os.close(descriptor)
+        try:
+            save_file(dict(tensors), temporary)
+            with Path(temporary).open("rb") as handle:
+                os.fsync(handle.fileno())
+            Path(temporary).replace(file)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    def link(self, block: str) -> None:
+        """Let the checkpoint's directory hold a block that is complete."""
+        file, name = self.file(block), self.directory / f"{block}.safetensors"
+        if name.exists() and name.samefile(file):
+            return
+        descriptor, temporary = tempfile.mkstemp(dir=self.directory, prefix=".", suffix=".partial")
+        os.close(descriptor)
+        Path(temporary).unlink()
+        try:
+            _link_or_copy(file, Path(temporary))
+            Path(temporary).replace(name)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+
+    def tensors(self, block: str) -> dict[str, Tensor]:
+        """A complete block's float32 tensors by unit and plain name: what its codes stand for."""
+        entries = {entry.name: entry for entry in read_header(self.file(block))}
+        opened = QuantizedCheckpoint(path=self.directory, config=self.config, layout=self.key.layout, entries=entries)
+        return {name: opened.tensor(name) for name in members_of(self.config)[block]}
 
 
 def open_quantized(directory: Path, config: ModelConfig, layout: Layout) -> QuantizedCheckpoint:
     """Open a quantized checkpoint whose every block is on disk."""
     entries: dict[str, TensorEntry] = {}
-    for block in _blocks(config):
+    for block in members_of(config):
         file = directory / f"{block}.safetensors"
         if not _is_complete(file):
             raise StoreError(f"{file}: missing or damaged; run the same export again, it resumes here")
         entries |= {entry.name: entry for entry in read_header(file)}
     return QuantizedCheckpoint(path=directory, config=config, layout=layout, entries=entries)
+
+
+def members_of(config: ModelConfig) -> dict[str, list[str]]:
+    """Short names of matrices and plain tensors by block: layers first, then what stands around them."""
+    names = [*(unit.name for unit in units(config)), *plain_tensors(config)]
+    blocks: dict[str, list[str]] = {}
+    for name in sorted(names, key=lambda name: not name.startswith("layers.")):  # a stable sort
+        blocks.setdefault(block_of(name), []).append(name)
+    return blocks
+
+
+def stored_codes(unit: str, form: Format, found: Codes) -> dict[str, Tensor]:
+    """The tensors of a matrix as its block's file holds them."""
+    codes = pack_int4(found.codes) if form.bits == 4 else found.codes
+    return {f"{unit}.codes": codes.contiguous(), f"{unit}.scales": found.scales.to(torch.bfloat16)}
 
 
 def unpack_int4(packed: Tensor) -> Tensor:
@@ -132,20 +217,11 @@ def pack_int4(codes: Tensor) -> Tensor:
     return shifted[:, 0::2] | (shifted[:, 1::2] << 4)
 
 
-Member = Unit | tuple[str, str]  # a matrix, or (short name, canonical name) of a plain tensor
-
-
-def _blocks(config: ModelConfig) -> dict[str, list[Member]]:
-    blocks: dict[str, list[Member]] = {}
-    for unit in units(config):
-        blocks.setdefault(block_of(unit.name), []).append(unit)
-    for name, canonical in plain_tensors(config).items():
-        blocks.setdefault(block_of(name), []).append((name, canonical))
-    return blocks
-
-
-def _member_bytes(checkpoint: Checkpoint, member: Member) -> int:
-    return checkpoint.entries[member.tensor if isinstance(member, Unit) else member[1]].size_bytes
+def _link_or_copy(file: Path, name: Path) -> None:
+    try:
+        os.link(file, name)
+    except OSError:  # a file system without hard links: the same bytes twice
+        shutil.copyfile(file, name)
 
 
 def _is_complete(file: Path) -> bool:
@@ -160,41 +236,3 @@ def _sweep(directory: Path) -> None:
     for part in directory.glob(".*"):
         if part.is_file() and time.time() - part.stat().st_mtime > ABANDONED_SECONDS:
             part.unlink(missing_ok=True)
-
-
-def _write_block(checkpoint: Checkpoint, layout: Layout, file: Path, members: list[Member], method: Method) -> None:
-    tensors: dict[str, Tensor] = {}
-    for member in members:
-        if isinstance(member, Unit):
-            tensors |= _quantized_unit(checkpoint, member, layout[member.name], method)
-        else:
-            tensors[member[0]] = checkpoint.read(member[1])
-    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=".", suffix=".partial")
-    os.close(descriptor)
-    try:
-        save_file(tensors, temporary)
-        with Path(temporary).open("rb") as handle:
-            os.fsync(handle.fileno())
-        Path(temporary).replace(file)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _quantized_unit(checkpoint: Checkpoint, unit: Unit, form: Format, method: Method) -> dict[str, Tensor]:
-    if form.is_float:
-        return {f"{unit.name}.weight": checkpoint.read(unit.tensor)}
-    width = unit.in_features // (2 if form.bits == 4 else 1)
-    codes = torch.empty(unit.out_features, width, dtype=torch.uint8 if form.bits == 4 else torch.int8)
-    scales = torch.empty(unit.out_features, form.groups(unit.in_features), dtype=torch.bfloat16)
-    for rows in _row_blocks(unit.out_features):
-        weight = checkpoint.read(unit.tensor, rows).float()
-        found = method.quantize(weight, form, method.importance.get(unit.name))
-        codes[rows] = pack_int4(found.codes) if form.bits == 4 else found.codes
-        scales[rows] = found.scales.to(torch.bfloat16)
-    return {f"{unit.name}.codes": codes, f"{unit.name}.scales": scales}
-
-
-def _row_blocks(rows: int) -> Iterator[slice]:
-    for start in range(0, rows, ROWS_AT_ONCE):
-        yield slice(start, min(start + ROWS_AT_ONCE, rows))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from export.blocks import Block, BlockModel, BlockResult, BlockTask, QuantizeBlock
+from export.errors import QuantizationError
 from export.operators import dequantize
 from export.quantize import Codes
 from export.schemes import Format
@@ -59,7 +60,25 @@ def advance(block: Block, result: BlockResult, streams: Streams) -> Streams:
 @torch.no_grad()
 def run_block(block: Block, hidden: Tensor, replaced: Mapping[str, Tensor] | None) -> Tensor:
     """A block over all sequences, a few at a time."""
-    return torch.cat([block.run(part, replaced) for part in hidden.split(SEQUENCES_AT_ONCE)])
+    found = torch.empty_like(hidden)
+    for start in range(0, hidden.shape[0], SEQUENCES_AT_ONCE):
+        part = slice(start, start + SEQUENCES_AT_ONCE)
+        found[part] = block.run(hidden[part], replaced)
+        check_finite(block.name, found[part], start)
+    return found
+
+
+def check_finite(block: str, hidden: Tensor, first: int) -> None:
+    """Refuse hidden states (n, T, C) that hold NaN or infinity; `first` is the number of their first sequence, from 0.
+
+    Every later block would be fitted to nothing.
+    """
+    broken = [first + index + 1 for index, sequence in enumerate(hidden) if not bool(sequence.isfinite().all())]
+    if broken:
+        raise QuantizationError(
+            f"{block}: sequence {broken[0]} of the calibration text comes out as NaN or infinity; leave that part of "
+            "the text out, or see whether the checkpoint is damaged"
+        )
 
 
 def result_tensors(result: BlockResult) -> dict[str, Tensor]:

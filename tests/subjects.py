@@ -11,7 +11,8 @@ from export.checkpoint import Checkpoint, check_tensors
 from export.config import ModelConfig, parse_config
 from export.decoder import Activations, Decoder, text_positions
 from export.materialize import load
-from export.quantized import Method, QuantizedCheckpoint, StoreKey, quantize_checkpoint
+from export.quantize_checkpoint import Job, load_method, quantize_checkpoint
+from export.quantized import QuantizedCheckpoint
 from export.schemes import Scheme, layout
 from export.state import zero_state
 from export.tensors import text_tensors
@@ -28,10 +29,16 @@ def quantized(
     check_tensors(checkpoint, text_tensors(config))
     named: Scheme = catalog.load("schemes", scheme).SCHEME if isinstance(scheme, str) else scheme
     formats = layout(named.with_group_size(group_size), config)
-    key = StoreKey(checkpoint_hash=checkpoint.content_hash(), layout=formats, method=method)
-    return quantize_checkpoint(
-        checkpoint, config, key, root, Method(quantize=catalog.load("quantize", method).quantize), lambda *_: None
+    chosen = load_method(method)
+    job = Job(
+        checkpoint=checkpoint,
+        checkpoint_hash=checkpoint.content_hash(),
+        config=config,
+        layout=formats,
+        method=chosen,
+        tokens=random_tokens(config, 64).view(2, 32) if chosen.needs_calibration else None,
     )
+    return quantize_checkpoint(job, root, lambda *_: None)
 
 
 def eager(store: QuantizedCheckpoint, activations: Activations | None = None, fuse_quantized: bool = True) -> Decoder:

@@ -2,19 +2,23 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from export import catalog
-from export.calibrate import FloatWeights, input_importance
+from export.blocks import BlockResult, BlockTask, Statistics
 from export.checkpoint import Checkpoint
+from export.checkpoint_blocks import CheckpointModel, FloatWeights
 from export.config import parse_config
 from export.errors import QuantizationError, StoreError
 from export.operators import dequantize
 from export.quantize import Codes
-from export.quantized import Method, StoreKey, open_quantized, pack_int4, quantize_checkpoint, unpack_int4
+from export.quantize._matrix import block_statistics
+from export.quantize_checkpoint import Job, Method, load_method, quantize_checkpoint, tokens_hash
+from export.quantized import open_quantized, pack_int4, unpack_int4
 from export.schemes import FLOAT, INT8_ROW, Format, Rule, Scheme, layout
 from export.weights import units
 from tests.subjects import quantized, random_tokens
@@ -27,7 +31,7 @@ FORMATS = [Format(bits=4, group_size=32), Format(bits=4, group_size=64), INT8_RO
 def test_every_method_keeps_the_numeric_contract(method: str, form: Format) -> None:
     weight = torch.randn(16, 128, generator=torch.Generator().manual_seed(0))
     weight[3] = 0.0
-    found: Codes = catalog.load("quantize", method).quantize(weight, form, None)
+    found = load_method(method).quantize_table(weight, form, None)
     limit = 2 ** (form.bits - 1)
     assert found.codes.dtype == torch.int8
     assert found.codes.shape == weight.shape
@@ -46,7 +50,7 @@ def test_mse_is_never_worse_than_rtn() -> None:
     form = Format(bits=4, group_size=32)
     errors = {}
     for method in ("rtn", "mse"):
-        found = catalog.load("quantize", method).quantize(weight, form, None)
+        found = load_method(method).quantize_table(weight, form, None)
         errors[method] = (dequantize(found.codes, found.scales) - weight).pow(2).view(64, 8, 32).sum(-1)
     assert bool((errors["mse"] <= errors["rtn"] + 1e-9).all())
     assert errors["mse"].sum() < 0.9 * errors["rtn"].sum()
@@ -63,50 +67,217 @@ def test_packing_four_bits_loses_nothing() -> None:
 def test_codes_on_disk_are_what_the_method_gave(fixture_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     checkpoint = Checkpoint.open(fixture_checkpoint("like_4b"))
     store = quantized(checkpoint.path, tmp_path, "int4")
-    method = catalog.load("quantize", "rtn")
+    method = load_method("rtn")
     for unit in units(store.config):
         form = store.layout[unit.name]
         weight = checkpoint.read(unit.tensor).float()
         if form.is_float:
             assert torch.equal(store.weight(unit.name), weight)
             continue
-        expected = method.quantize(weight, form, None)
+        expected = method.quantize_table(weight, form, None)
         assert torch.equal(store.codes(unit.name), expected.codes), unit.name
         assert torch.equal(store.scales(unit.name), expected.scales), unit.name
         assert torch.equal(store.codes(unit.name, slice(2, 5)), expected.codes[2:5]), unit.name
 
 
+def job_of(directory: Path, method: Method | str, scheme: str = "int4", seed: int = 1) -> Job:
+    checkpoint = Checkpoint.open(directory)
+    config = parse_config(checkpoint.config)
+    chosen = load_method(method) if isinstance(method, str) else method
+    return Job(
+        checkpoint=checkpoint,
+        checkpoint_hash="x",
+        config=config,
+        layout=layout(catalog.load("schemes", scheme).SCHEME, config),
+        method=chosen,
+        tokens=random_tokens(config, 48, seed).view(2, 24) if chosen.needs_calibration else None,
+    )
+
+
+def told(told_of: list[str]) -> Callable[[str, int], None]:
+    """A progress that collects the names of what was said."""
+    return lambda name, _: told_of.append(name)
+
+
+@pytest.mark.parametrize("name", ["rtn", "weighted"])
 def test_an_interrupted_quantization_resumes_at_the_first_missing_block(
+    name: str, fixture_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    job = job_of(fixture_checkpoint("like_2b"), name)
+    expected = quantize_checkpoint(job, tmp_path / "whole", lambda *_: None)
+    calls: list[str] = []
+
+    def interrupted(task: BlockTask) -> BlockResult:
+        if task.block.name == "layers.2":
+            raise KeyboardInterrupt
+        return job.method.quantize_block(task)
+
+    def counted(task: BlockTask) -> BlockResult:
+        calls.append(task.block.name)
+        return job.method.quantize_block(task)
+
+    root = tmp_path / "parts"
+    stopping = replace(job, method=replace(job.method, quantize_block=interrupted))
+    with pytest.raises(KeyboardInterrupt):
+        quantize_checkpoint(stopping, root, lambda *_: None)
+    directory = root / job.key.digest()
+    done = sorted(path.name for path in directory.iterdir())
+    assert done == ["layers.0.safetensors", "layers.1.safetensors"]
+    with pytest.raises(StoreError, match="missing or damaged; run the same export again"):
+        open_quantized(directory, job.config, job.layout)
+    before = {file: (directory / file).stat().st_mtime_ns for file in done}
+    going_on = replace(job, method=replace(job.method, quantize_block=counted))
+    store = quantize_checkpoint(going_on, root, lambda *_: None)
+    assert calls == ["layers.2", "layers.3"]
+    assert {file: (directory / file).stat().st_mtime_ns for file in done} == before, "a finished block was made again"
+    for file in sorted(expected.path.iterdir()):
+        assert (store.path / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+@pytest.mark.parametrize("name", ["rtn", "weighted"])
+def test_layouts_that_differ_in_the_head_share_their_layers(
+    name: str, fixture_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    job = job_of(fixture_checkpoint("like_2b"), name)
+    first = quantize_checkpoint(job, tmp_path, lambda *_: None)
+    other = replace(job, layout={**job.layout, "embed_tokens": INT8_ROW})
+    said: list[str] = []
+    second = quantize_checkpoint(other, tmp_path, told(said))
+    assert first.path != second.path
+    for index in range(job.config.num_layers):
+        block = f"layers.{index}.safetensors"
+        assert (first.path / block).samefile(second.path / block)
+    assert not (first.path / "embed_tokens.safetensors").samefile(second.path / "embed_tokens.safetensors")
+    assert second.codes("embed_tokens").abs().max() == 127
+
+
+def test_a_calibrated_layer_depends_on_the_formats_before_it_and_no_other_does(
+    fixture_checkpoint: Callable[[str], Path],
+) -> None:
+    for name, depends in (("rtn", False), ("weighted", True)):
+        job = job_of(fixture_checkpoint("like_9b"), name)
+        other = replace(job, layout={**job.layout, "layers.1.mlp.up_proj": INT8_ROW})
+        changed = {
+            block: job.key.block_digest(block) != other.key.block_digest(block)
+            for block in ("layers.0", "layers.1", "layers.2", "embed_tokens", "norm", "lm_head")
+        }
+        assert changed == {
+            "layers.0": False,
+            "layers.1": True,
+            "layers.2": depends,
+            "embed_tokens": False,
+            "norm": False,
+            "lm_head": depends,
+        }
+
+
+def test_codes_of_another_calibration_or_an_edited_method_are_not_taken(
+    fixture_checkpoint: Callable[[str], Path],
+) -> None:
+    job = job_of(fixture_checkpoint("like_2b"), "weighted")
+    others = [
+        job_of(fixture_checkpoint("like_2b"), "weighted", seed=2),
+        replace(job, method=replace(job.method, version="edited")),
+        replace(job, checkpoint_hash="y"),
+    ]
+    for block in ("layers.0", "embed_tokens", "norm"):
+        assert len({one.key.block_digest(block) for one in [job, *others]}) == 4
+    assert job.tokens is not None
+    assert tokens_hash(job.tokens) != tokens_hash(job.tokens.view(1, -1)), "how tokens are cut matters"
+
+
+def test_each_block_is_fitted_to_what_the_quantized_blocks_before_it_put_out(
     fixture_checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    checkpoint = Checkpoint.open(fixture_checkpoint("like_2b"))
-    config = parse_config(checkpoint.config)
-    formats = layout(catalog.load("schemes", "int4").SCHEME, config)
-    key = StoreKey(checkpoint_hash="x", layout=formats, method="rtn")
-    rtn = catalog.load("quantize", "rtn").quantize
-    calls: list[int] = []
+    job = job_of(fixture_checkpoint("like_4b"), "weighted")
+    tasks: dict[str, BlockTask] = {}
+    tables: list[Statistics | None] = []
 
-    def interrupted(weight: torch.Tensor, form: Format, importance: torch.Tensor | None) -> Codes:
-        calls.append(1)
-        if len(calls) > 12:
-            raise KeyboardInterrupt
-        return rtn(weight, form, importance)  # type: ignore[no-any-return]
+    def noted(task: BlockTask) -> BlockResult:
+        tasks[task.block.name] = task
+        return job.method.quantize_block(task)
 
-    with pytest.raises(KeyboardInterrupt):
-        quantize_checkpoint(checkpoint, config, key, tmp_path, Method(quantize=interrupted), lambda *_: None)
-    directory = tmp_path / key.digest()
-    done = sorted(path.name for path in directory.iterdir())
-    assert "layers.0.safetensors" in done
-    assert "layers.3.safetensors" not in done
-    assert not [name for name in done if name.endswith(".partial")]
-    with pytest.raises(StoreError, match="missing or damaged; run the same export again"):
-        open_quantized(directory, config, formats)
-    before = {name: (directory / name).stat().st_mtime_ns for name in done}
-    store = quantize_checkpoint(checkpoint, config, key, tmp_path, Method(quantize=rtn), lambda *_: None)
-    assert {name: (directory / name).stat().st_mtime_ns for name in done} == before, (
-        "finished blocks were written again"
-    )
-    assert store.codes("layers.3.mlp.up_proj").shape == (128, 64)
+    def noted_table(weight: torch.Tensor, form: Format, statistics: Statistics | None) -> Codes:
+        tables.append(statistics)
+        return job.method.quantize_table(weight, form, statistics)
+
+    method = replace(job.method, quantize_block=noted, quantize_table=noted_table, needs_float_inputs=True)
+    store = quantize_checkpoint(replace(job, method=method), tmp_path, lambda *_: None)
+    assert job.tokens is not None
+    floating = CheckpointModel(weights=FloatWeights(checkpoint=job.checkpoint, config=job.config))
+    real = floating.embed(job.tokens)
+    expected = real
+    for name in floating.block_names:
+        found = tasks[name]
+        assert found.float_inputs is not None
+        assert found.real_inputs is not None
+        assert torch.allclose(found.float_inputs, expected, atol=1e-5)
+        assert torch.allclose(found.real_inputs, real, atol=1e-5)
+        block = floating.block(name)
+        expected, real = block.run(expected), block.run(real, {one: store.tensor(one) for one in block.tensors})
+    assert not torch.allclose(real, expected, atol=1e-2), "quantization must show, or this compares nothing"
+    read = floating.finish(real).flatten(0, 1)
+    assert len(tables) == 1
+    assert tables[0] is not None
+    assert torch.allclose(tables[0].mean_square, read.square().mean(0), rtol=1e-4)
+
+
+def test_tensors_that_a_method_changes_are_what_is_read_afterwards(
+    fixture_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    job = job_of(fixture_checkpoint("like_4b"), "rtn")
+    norm, gate = "layers.1.input_layernorm.weight", "layers.1.linear_attn.in_proj_a"
+
+    def changing(task: BlockTask) -> BlockResult:
+        found = job.method.quantize_block(task)
+        own = [name for name in (norm, gate) if name.startswith(f"{task.block.name}.")]
+        return replace(found, floats={name: task.block.tensor(name) * 2.5 for name in own})
+
+    method = replace(job.method, quantize_block=changing)
+    store = quantize_checkpoint(replace(job, method=method), tmp_path, lambda *_: None)
+    weights = FloatWeights(checkpoint=job.checkpoint, config=job.config)
+    assert torch.equal(store.plain(norm), weights.plain(norm) * 2.5)
+    assert torch.equal(store.weight(gate), weights.weight(gate) * 2.5)
+    assert torch.equal(store.plain("layers.1.linear_attn.A_log"), weights.plain("layers.1.linear_attn.A_log"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda codes: Codes(codes.codes + 9, codes.scales), r"layers.0.*are no int4_g32"),
+        (lambda codes: Codes(codes.codes, codes.scales * 1.001), r"layers.0.*are no int4_g32"),
+        (lambda codes: Codes(codes.codes, codes.scales * 0), r"layers.0.*are no int4_g32"),
+        (lambda codes: Codes(codes.codes[:-1], codes.scales), r"layers.0.*are no int4_g32"),
+        (None, "codes and formats differ in layers.0.mlp.up_proj"),
+    ],
+)
+def test_a_method_that_breaks_the_contract_is_an_error(
+    change: Callable[[Codes], Codes] | None, message: str, fixture_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    job, unit = job_of(fixture_checkpoint("like_2b"), "rtn"), "layers.0.mlp.up_proj"
+
+    def wrong(task: BlockTask) -> BlockResult:
+        codes = dict(job.method.quantize_block(task).codes)
+        broken = {} if change is None else {unit: change(codes[unit])}
+        del codes[unit]
+        return BlockResult(codes={**codes, **broken})
+
+    broken_job = replace(job, method=replace(job.method, quantize_block=wrong))
+    with pytest.raises(QuantizationError, match=message):
+        quantize_checkpoint(broken_job, tmp_path, lambda *_: None)
+
+
+def test_a_calibration_that_makes_nan_names_the_block_and_the_sequence(
+    fixture_checkpoint: Callable[[str], Path],
+) -> None:
+    job = job_of(fixture_checkpoint("like_2b"), "weighted")
+    assert job.tokens is not None
+    model = CheckpointModel(weights=FloatWeights(checkpoint=job.checkpoint, config=job.config))
+    block, hidden = model.block("layers.0"), model.embed(job.tokens)
+    hidden[1, 3, 5] = float("inf")
+    task = BlockTask(block=block, formats={unit: job.layout[unit] for unit in block.shapes}, real_inputs=hidden)
+    with pytest.raises(QuantizationError, match=r"^layers\.0: sequence 2 of the calibration text comes out as NaN"):
+        job.method.quantize_block(task)
 
 
 def test_a_damaged_block_is_made_again(fixture_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
@@ -159,19 +330,27 @@ def test_a_rule_that_cannot_quantize_is_an_error(
         layout(Scheme(summary="", rules=rules), config)
 
 
-def test_calibration_finds_the_inputs_of_every_matrix(fixture_checkpoint: Callable[[str], Path]) -> None:
+def test_statistics_are_those_of_each_matrix_inputs(fixture_checkpoint: Callable[[str], Path]) -> None:
     checkpoint = Checkpoint.open(fixture_checkpoint("like_4b"))
     config = parse_config(checkpoint.config)
-    tokens = random_tokens(config, 64).view(2, 32)
-    found = input_importance(FloatWeights(checkpoint=checkpoint, config=config), tokens, lambda *_: None)
-    assert set(found) == {unit.name for unit in units(config)}
-    assert all(found[unit.name].shape == (unit.in_features,) for unit in units(config))
-    norm = checkpoint.read("model.language_model.layers.0.input_layernorm.weight").float()
-    embedding = checkpoint.read("model.language_model.embed_tokens.weight").float()[tokens.flatten()]
-    normed = embedding * torch.rsqrt(embedding.square().mean(-1, keepdim=True) + config.rms_norm_eps) * (1 + norm)
-    expected = normed.square().mean(0)
-    assert torch.allclose(found["layers.0.linear_attn.in_proj_qkv"], expected, rtol=1e-4)
-    assert torch.equal(found["layers.0.linear_attn.in_proj_qkv"], found["layers.0.linear_attn.in_proj_z"])
+    model = CheckpointModel(weights=FloatWeights(checkpoint=checkpoint, config=config))
+    block, tokens = model.block("layers.0"), random_tokens(config, 64).view(2, 32)
+    hidden = model.embed(tokens)
+    task = BlockTask(block=block, formats={}, float_inputs=hidden + 1, real_inputs=hidden)
+    found = block_statistics(task, gram=True, cross=True)
+    assert set(found) == set(block.shapes)
+    norm = block.tensor("layers.0.input_layernorm.weight")
+
+    def normed(x: torch.Tensor) -> torch.Tensor:
+        return (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + config.rms_norm_eps) * (1 + norm)).flatten(0, 1)
+
+    one = found["layers.0.linear_attn.in_proj_qkv"]
+    assert one is found["layers.0.linear_attn.in_proj_z"]
+    assert one.gram is not None
+    assert one.cross is not None
+    assert torch.allclose(one.mean_square, normed(hidden).square().mean(0), rtol=1e-4)
+    assert torch.allclose(one.gram, normed(hidden).T @ normed(hidden) / 64, atol=1e-4)
+    assert torch.allclose(one.cross, normed(hidden + 1).T @ normed(hidden) / 64, atol=1e-4)
 
 
 def test_weighted_search_spends_precision_where_inputs_are_large() -> None:
@@ -181,6 +360,6 @@ def test_weighted_search_spends_precision_where_inputs_are_large() -> None:
     form = Format(bits=4, group_size=32)
     errors = {}
     for method in ("mse", "weighted"):
-        found = catalog.load("quantize", method).quantize(weight, form, importance)
+        found = load_method(method).quantize_table(weight, form, Statistics(mean_square=importance))
         errors[method] = ((dequantize(found.codes, found.scales) - weight).square() * importance).sum()
     assert errors["weighted"] < 0.9 * errors["mse"]

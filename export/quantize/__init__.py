@@ -1,8 +1,16 @@
-"""Quantization methods: float matrix in, codes and scales out, no backend in sight; one file a method.
+"""Quantization methods: float weights in, codes and scales out, no backend in sight; one file a method.
 
-A method's module holds `SUMMARY`, `NEEDS_CALIBRATION` and `quantize(weight, form, importance)`, `importance` being the
-mean square of each input, or None where nothing was measured. All keep the numeric contract of shared codes:
-symmetric, positive scales that bfloat16 represents exactly.
+A method's module holds
+
+* `SUMMARY`, the line `--list` shows, and `NEEDS_CALIBRATION`: whether it learns from text;
+* `quantize_block(task) -> BlockResult`: codes of one decoder layer's matrices (`export.blocks`);
+* `quantize_table(weight, form, statistics) -> Codes`: some rows of the embedding or the head. `statistics` are of what
+  the head reads behind the quantized layers (a tied table has them too), None where nothing was measured;
+* where it applies, `NEEDS_FLOAT_INPUTS = False`: a calibrated method that never looks at `task.float_inputs` is spared
+  the float model's run; and `TABLE_NEEDS_GRAM = True`: the statistics of tables shall hold the mean outer product.
+
+All keep the numeric contract of shared codes: symmetric, positive scales that bfloat16 represents exactly. Results are
+cached by the method's name and source, so an edit needs no version number.
 """
 
 from dataclasses import dataclass

@@ -5,11 +5,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from export.blocks import Block, BlockResult, BlockTask, Statistics
+from export.blocks import BlockResult, BlockTask, Statistics
 from export.quantize import Codes
 from export.schemes import Format
-
-SEQUENCES_AT_ONCE = 4
+from export.sequence import SEQUENCES_AT_ONCE, check_finite
 
 Quantize = Callable[[Tensor, Format, Statistics | None], Codes]
 
@@ -37,20 +36,12 @@ def block_statistics(
     sums = _Sums(gram=gram, cross=cross)
     for start in range(0, task.real_inputs.shape[0], SEQUENCES_AT_ONCE):
         part = slice(start, start + SEQUENCES_AT_ONCE)
-        _observe(task.block, task.real_inputs[part], replaced, sums.add_real)
+        found = task.block.run(task.real_inputs[part], replaced, sums.add_real)
+        check_finite(task.block.name, found, start)
         if cross:
             assert task.float_inputs is not None
-            _observe(task.block, task.float_inputs[part], None, sums.add_float)
+            task.block.run(task.float_inputs[part], None, sums.add_float)
     return sums.statistics()
-
-
-def _observe(
-    block: Block,
-    hidden: Tensor,
-    replaced: Mapping[str, Tensor] | None,
-    seen: Callable[[tuple[str, ...], Tensor], None],
-) -> None:
-    block.run(hidden, replaced, seen)
 
 
 class _Sums:

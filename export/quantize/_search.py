@@ -9,10 +9,16 @@ from export.schemes import Format
 # steps of a 4-bit grid from zero to a group's absmax; 7 is plain rounding to nearest
 STEPS = (7.0, 6.4, 6.7, 7.3, 7.6, 7.9, 8.2, 8.6, 9.0, 9.6, 10.4)
 STEPS_WITHOUT_WEIGHTS = STEPS[:9]
+WEIGHTS_AT_ONCE = 1 << 22  # the search holds a few copies of them
 
 
 def search_scales(weight: Tensor, form: Format, importance: Tensor | None) -> Codes:
     """Codes of float32 `weight` (rows, in_features) on each group's best scale, errors weighted if asked."""
+    parts = [_search(part, form, importance) for part in weight.split(max(1, WEIGHTS_AT_ONCE // weight.shape[1]))]
+    return Codes(torch.cat([part.codes for part in parts]), torch.cat([part.scales for part in parts]))
+
+
+def _search(weight: Tensor, form: Format, importance: Tensor | None) -> Codes:
     rows, columns = weight.shape
     groups = weight.view(rows, form.groups(columns), -1)
     weights = None if importance is None else importance.view(1, form.groups(columns), -1)

@@ -7,7 +7,9 @@ bytes. The search is exhaustive over the candidates, so it is never worse than `
 
 from torch import Tensor
 
+from export.blocks import BlockResult, BlockTask, Statistics
 from export.quantize import Codes
+from export.quantize._matrix import by_matrix
 from export.quantize._search import search_scales
 from export.schemes import Format
 
@@ -15,6 +17,11 @@ SUMMARY = "round to nearest on the scale of least squared error: no data, about 
 NEEDS_CALIBRATION = False
 
 
-def quantize(weight: Tensor, form: Format, importance: Tensor | None) -> Codes:  # noqa: ARG001 (every method's signature)
+def quantize_block(task: BlockTask) -> BlockResult:
+    """Every matrix on its own."""
+    return by_matrix(task, quantize_table)
+
+
+def quantize_table(weight: Tensor, form: Format, statistics: Statistics | None) -> Codes:  # noqa: ARG001 (the contract)
     """Quantize float32 `weight` (rows, in_features)."""
     return search_scales(weight, form, None)
