@@ -20,6 +20,7 @@ from export.errors import LoweringError
 from export.executorch_lowering.program import Constant, ProgramBuilder, Read, getter
 from export.executorch_lowering.tensors import Value
 from export.executorch_lowering.xnnpack import Blob
+from export.mapped_file import write_in_pieces
 
 ALIGNMENT = 128
 SCHEMA_VERSION = 0
@@ -132,7 +133,7 @@ def _write_piece(handle: BinaryIO, piece: Piece) -> None:
     data = np.ascontiguousarray(piece.read())
     if data.nbytes != piece.num_bytes:
         raise LoweringError(f"executorch file: {data.nbytes} bytes came where {piece.num_bytes} were announced")
-    handle.write(data.data)
+    write_in_pieces(handle, data.data)
 
 
 def _pad(handle: BinaryIO) -> None:

@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from export.mapped_file import write_in_pieces
+
 ALIGNMENT_BYTES = 4096  # of tensors big enough to be worth mapping on their own pages
 SMALL_ALIGNMENT_BYTES = 64
 MAPPED_BYTES = 1 << 18
@@ -35,7 +37,7 @@ class DataFile:
         self._file.write(b"\0" * (-self._file.tell() % align))
         offset = self._file.tell()
         array = np.ascontiguousarray(array)
-        self._file.write(array.data)
+        write_in_pieces(self._file, array.data)
         self._progress(name, array.nbytes)
         return self._reference(name, offset, array.nbytes, ir.DataType.from_numpy(array.dtype), array.shape)
 
