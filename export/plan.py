@@ -69,7 +69,7 @@ def make_plan(spec: ExportSpec) -> Plan:
             f"{model}; "
             "ask for less"
         )
-    builds = tuple(_build(name, target, scheme, config) for name in spec.backends or target.BACKENDS)
+    builds = tuple(_build(name, target, scheme, config, spec) for name in spec.backends or target.BACKENDS)
     plan = Plan(
         spec=spec,
         entry=entry,
@@ -143,7 +143,7 @@ def _entry_config(entry: ModelEntry) -> ModelConfig:
     return parse_config(read_config(entry.path), entry.name)
 
 
-def _build(name: str, target: ModuleType, scheme: Scheme, config: ModelConfig) -> Build:
+def _build(name: str, target: ModuleType, scheme: Scheme, config: ModelConfig, spec: ExportSpec) -> Build:
     allowed = (*target.BACKENDS, *target.OPTIONAL_BACKENDS)
     module = catalog.load("backends", name)
     if name not in allowed:
@@ -152,7 +152,8 @@ def _build(name: str, target: ModuleType, scheme: Scheme, config: ModelConfig) -
         )
     formats = layout(scheme, config, module.FINEST)
     module.check(formats, config)
-    return Build(backend=name, module=module, layout=formats, model_bytes=module.estimate_bytes(formats, config))
+    model_bytes = module.estimate_bytes(formats, config, spec.context_length)
+    return Build(backend=name, module=module, layout=formats, model_bytes=model_bytes)
 
 
 def _check_budget(plan: Plan) -> None:
@@ -183,7 +184,7 @@ def _scheme_bytes(plan: Plan, name: str) -> int | None:
         for build in plan.builds:
             formats = layout(scheme, plan.config, build.module.FINEST)
             build.module.check(formats, plan.config)
-            total += build.module.estimate_bytes(formats, plan.config)
+            total += build.module.estimate_bytes(formats, plan.config, plan.spec.context_length)
     except (QuantizationError, UnsupportedSchemeError):
         return None
     return total

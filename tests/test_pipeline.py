@@ -20,6 +20,7 @@ from export.pipeline import check_report, export, lower, quantize, read_inputs
 from export.plan import make_plan
 from export.progress import Silent
 from export.spec import ExportSpec
+from export.weights import units
 from runtimes.artifact import DTYPE_BYTES, Artifact
 from tests.exports import Listener, exported, small_spec, would_rebuild
 from tests.fixtures import TINY
@@ -135,9 +136,9 @@ def test_the_manifest_lists_every_file_by_its_hash(artifact: Artifact) -> None:
 
 def test_bytes_read_a_token_are_the_weights_and_the_state_of_fixed_size(bundle: Bundle, artifact: Artifact) -> None:
     manifest = artifact.manifest
-    weights = next(
-        build.model_bytes for build in make_plan(tiny_spec(bundle.path)).builds if build.backend == manifest.backend
-    )
+    plan = make_plan(tiny_spec(bundle.path))
+    build = next(build for build in plan.builds if build.backend == manifest.backend)
+    weights = sum(build.module.PACKING.unit_bytes(unit, build.layout[unit.name]) for unit in units(plan.config))
     fixed = sum(tensor.bytes for tensor in manifest.state if tensor.token_axis is None)
     assert manifest.bytes_read_per_decoded_token - 2 * fixed == pytest.approx(weights, rel=0.03)
 

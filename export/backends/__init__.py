@@ -5,7 +5,8 @@ A backend's module holds
 * `SUMMARY`, `RUNTIME` (the engine's name, also the module in `runtimes/`), `OLDEST_RUNTIME`;
 * `FINEST`: by bits, the format with most scales that it holds (see `export.schemes.Finest`);
 * `check(layout, config)`, which raises `UnsupportedSchemeError` before any work for a format it cannot hold;
-* `estimate_bytes(layout, config)`, the bytes of the model files before any weight is read;
+* `PACKING` and `estimate_bytes(layout, config, context_length)`, what the model files take at most, before any weight
+  is read;
 * `lower(store, request, directory)`, which writes the model files into `directory` and says what it wrote.
 """
 

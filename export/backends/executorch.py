@@ -14,12 +14,12 @@ from export.decoder import Activations, Decoder
 from export.errors import LoweringError, UnsupportedSchemeError
 from export.executorch_lowering.delta import CHUNK
 from export.executorch_lowering.program import ProgramBuilder
-from export.executorch_lowering.pte import write_pte
+from export.executorch_lowering.pte import ALIGNMENT, write_pte
 from export.executorch_lowering.tensors import Dynamic, Element, Shape, Value
 from export.executorch_lowering.translate import Inputs, Translation, write_prologue
 from export.quantized import QuantizedCheckpoint
 from export.schemes import ROWS_ONLY, Layout
-from export.sizes import model_bytes
+from export.sizes import Packing
 from export.state import StateTensor, state_tensors, zero_state
 
 SUMMARY = "XNNPACK and ExecuTorch's LLM kernels, 4- and 8-bit weights, int8 activations; also opens in TextLLMRunner"
@@ -30,6 +30,10 @@ ACTIVATIONS = Activations(kind="int8_token")
 MODEL_FILE = "model.pte"
 BLOCK = 32
 FINEST = ROWS_ONLY
+# bfloat16 scales of groups, float32 scales of rows; 17 KB of program a layer, masks and the rest in `base_bytes`
+PACKING = Packing(
+    scale_bytes={4: 2, 8: 4}, row_block=None, layer_bytes=20_000, base_bytes=170_000, padding_bytes=2 * ALIGNMENT
+)
 
 
 def check(layout: Layout, config: ModelConfig) -> None:  # noqa: ARG001 (every backend's signature)
@@ -47,9 +51,9 @@ def check(layout: Layout, config: ModelConfig) -> None:  # noqa: ARG001 (every b
             )
 
 
-def estimate_bytes(layout: Layout, config: ModelConfig) -> int:
-    """Bytes of the weights: bfloat16 scales for 4 bits, a tied table once."""
-    return model_bytes(layout, config, scale_bytes=2, row_block=None)
+def estimate_bytes(layout: Layout, config: ModelConfig, context_length: int) -> int:
+    """At most what the model file takes; a tied table counts once."""
+    return PACKING.file_bytes(layout, config, context_length)
 
 
 def lower(

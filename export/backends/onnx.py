@@ -5,11 +5,10 @@ from pathlib import Path
 
 from export.backends import Lowered, LoweringRequest
 from export.config import ModelConfig
-from export.onnx_lowering.lowering import ROW_BLOCK, SCALE_BYTES, check_blocks, lower_with
+from export.onnx_lowering.lowering import PACKING, ROW_BLOCK, check_blocks, lower_with
 from export.onnx_lowering.profile_newest import PROFILE
 from export.quantized import QuantizedCheckpoint
 from export.schemes import Format, Layout
-from export.sizes import model_bytes
 
 SUMMARY = "ONNX Runtime's fused operators, 4- and 8-bit weights, int8 activations; also opens in onnxruntime-genai"
 RUNTIME = "onnxruntime"
@@ -22,9 +21,9 @@ def check(layout: Layout, config: ModelConfig) -> None:  # noqa: ARG001 (every b
     check_blocks(layout, "onnx")
 
 
-def estimate_bytes(layout: Layout, config: ModelConfig) -> int:
-    """Bytes of the weights: float32 scales, per-row formats in blocks."""
-    return model_bytes(layout, config, scale_bytes=SCALE_BYTES, row_block=ROW_BLOCK)
+def estimate_bytes(layout: Layout, config: ModelConfig, context_length: int) -> int:
+    """At most what the model files take."""
+    return PACKING.file_bytes(layout, config, context_length)
 
 
 def lower(

@@ -8,16 +8,28 @@ from pathlib import Path
 from export.backends import Lowered, LoweringRequest
 from export.decoder import Activations
 from export.errors import UnsupportedSchemeError
+from export.onnx_lowering.data import ALIGNMENT_BYTES, MAPPED_BYTES
 from export.onnx_lowering.genai_config import genai_config
 from export.onnx_lowering.graph import write_graph
 from export.onnx_lowering.translate import Profile
 from export.quantized import QuantizedCheckpoint
 from export.schemes import Layout
+from export.sizes import Packing
 
 ROW_BLOCK = 32  # the block that per-row 8-bit codes are packed in, and so that their activations are scaled in
 ACTIVATIONS = Activations(kind="int8_group", group_cap=ROW_BLOCK)
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 SCALE_BYTES = 4
+# the graph takes 8 to 9 KB a layer; tensors of 256 KB and more begin on a page of their own
+PACKING = Packing(
+    scale_bytes={4: SCALE_BYTES, 8: SCALE_BYTES},
+    row_block=ROW_BLOCK,
+    layer_bytes=10_000,
+    base_bytes=10_000,
+    padding_bytes=64,
+    page_bytes=ALIGNMENT_BYTES,
+    paged_from_bytes=MAPPED_BYTES,
+)
 MODEL_FILE = "model.onnx"
 PREFILL_CHUNK = 128  # longer ones cost activation memory and gain nothing (docs/log.md)
 
