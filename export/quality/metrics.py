@@ -213,6 +213,13 @@ def with_blocks(stats: TokenStats, block: Ints) -> TokenStats:
     return TokenStats(**{**values, "block": block})
 
 
+def select(stats: TokenStats, chosen: Bools) -> TokenStats:
+    """Some of the tokens, their blocks numbered anew."""
+    values = {field.name: getattr(stats, field.name)[chosen] for field in fields(TokenStats)}
+    block = np.unique(values["block"], return_inverse=True)[1].reshape(-1).astype(np.int64)
+    return TokenStats(**{**values, "block": block})
+
+
 def summarize(stats: TokenStats, bootstrap: Bootstrap = BOOTSTRAP) -> dict[str, Estimate]:
     """Every aggregate by name: NLL of both, their difference, ratio and perplexity ratio, KLD, agreement, flips."""
     draws = draw(stats, bootstrap)
