@@ -5,6 +5,7 @@ the order of additions, and int8 codes that fall on the other side of a rounding
 another question (quality). The format of `reference.safetensors` is described in runtimes/reference.py.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,6 +79,9 @@ def record_reference(
         "tolerance_kind": "quantized" if quantized else "float",
         "tolerance": repr(max(QUANTIZED_TOLERANCE, NOISE_MARGIN * noise) if quantized else FLOAT_TOLERANCE),
         "noise_floor": repr(noise),
+        # which codes these are, and the format of each matrix: a quality report finds them by this
+        "codes": store.path.name,
+        "formats": json.dumps({unit: str(form) for unit, form in request.layout.items()}),
     }
     save_file(arrays, path, metadata=metadata)
 
