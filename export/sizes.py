@@ -59,6 +59,18 @@ class Packing:
         return self.page_bytes if unit.num_weights * FLOAT_BYTES >= self.paged_from_bytes else self.padding_bytes
 
 
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """How long a weight takes in a one-token product: relative to one format, and that one's time on one machine."""
+
+    relative: Mapping[Format, float]
+    ns_per_weight: float
+
+    def unit_ns(self, unit: Unit, form: Format) -> float:
+        """Predicted time of one matrix."""
+        return unit.num_weights * self.relative[form] * self.ns_per_weight
+
+
 def model_bytes(layout: Layout, config: ModelConfig, scale_bytes: int, row_block: int | None) -> int:
     """Weights of the text model: codes, scales of `scale_bytes` each, floats; rows in blocks of `row_block`, if any."""
     return Packing(scale_bytes=dict.fromkeys((4, 8), scale_bytes), row_block=row_block).file_bytes(layout, config, 0)

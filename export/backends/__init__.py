@@ -7,6 +7,8 @@ A backend's module holds
 * `check(layout, config)`, which raises `UnsupportedSchemeError` before any work for a format it cannot hold;
 * `PACKING` and `estimate_bytes(layout, config, context_length)`, what the model files take at most, before any weight
   is read;
+* `OPTIONS`, `SPEED`, `TIED`, for the search (export/search): formats to choose from, their predicted time, and the
+  matrices of a layer that must share a format;
 * `lower(store, request, directory)`, which writes the model files into `directory` and says what it wrote.
 """
 

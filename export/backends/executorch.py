@@ -18,8 +18,8 @@ from export.executorch_lowering.pte import ALIGNMENT, write_pte
 from export.executorch_lowering.tensors import Dynamic, Element, Shape, Value
 from export.executorch_lowering.translate import Inputs, Translation, write_prologue
 from export.quantized import QuantizedCheckpoint
-from export.schemes import ROWS_ONLY, Layout
-from export.sizes import Packing
+from export.schemes import FLOAT, INT8_ROW, ROWS_ONLY, Format, Layout
+from export.sizes import Packing, Speed
 from export.state import StateTensor, state_tensors, zero_state
 
 SUMMARY = "XNNPACK and ExecuTorch's LLM kernels, 4- and 8-bit weights, int8 activations; also opens in TextLLMRunner"
@@ -29,6 +29,20 @@ PREFILL_CHUNK = CHUNK
 ACTIVATIONS = Activations(kind="int8_token")
 MODEL_FILE = "model.pte"
 BLOCK = 32
+# by their bytes: only 4 bits in groups of 32 were measured, 40.2 ms a token for 752 M weights (docs/results.md)
+SPEED = Speed(
+    relative={
+        Format(bits=4, group_size=128): 4.125 / 4.5,
+        Format(bits=4, group_size=64): 4.25 / 4.5,
+        Format(bits=4, group_size=32): 1.0,
+        INT8_ROW: 8 / 4.5,
+        FLOAT: 32 / 4.5,
+    },
+    ns_per_weight=0.0534,
+)
+OPTIONS = tuple(SPEED.relative)
+# matrices that read one input share its quantization; ARM kernels that pack it too need readers of one width
+TIED = (("in_proj_qkv", "in_proj_z"), ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 FINEST = ROWS_ONLY
 # bfloat16 scales of groups, float32 scales of rows; 17 KB of program a layer, masks and the rest in `base_bytes`
 PACKING = Packing(

@@ -5,10 +5,12 @@ from pathlib import Path
 
 from export.backends import Lowered, LoweringRequest
 from export.config import ModelConfig
-from export.onnx_lowering.lowering import PACKING, ROW_BLOCK, check_blocks, lower_with
+from export.onnx_lowering.lowering import OPTIONS, PACKING, ROW_BLOCK, SPEED, TIED, check_blocks, lower_with
 from export.onnx_lowering.profile_newest import PROFILE
 from export.quantized import QuantizedCheckpoint
 from export.schemes import Format, Layout
+
+__all__ = ["OPTIONS", "PACKING", "SPEED", "TIED"]  # what the search reads (export/search)
 
 SUMMARY = "ONNX Runtime's fused operators, 4- and 8-bit weights, int8 activations; also opens in onnxruntime-genai"
 RUNTIME = "onnxruntime"

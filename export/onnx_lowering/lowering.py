@@ -13,8 +13,8 @@ from export.onnx_lowering.genai_config import genai_config
 from export.onnx_lowering.graph import write_graph
 from export.onnx_lowering.translate import Profile
 from export.quantized import QuantizedCheckpoint
-from export.schemes import Layout
-from export.sizes import Packing
+from export.schemes import FLOAT, Format, Layout
+from export.sizes import Packing, Speed
 
 ROW_BLOCK = 32  # the block that per-row 8-bit codes are packed in, and so that their activations are scaled in
 ACTIVATIONS = Activations(kind="int8_group", group_cap=ROW_BLOCK)
@@ -30,6 +30,21 @@ PACKING = Packing(
     page_bytes=ALIGNMENT_BYTES,
     paged_from_bytes=MAPPED_BYTES,
 )
+# what a search chooses from; time of a weight in one-token products relative to 4 bits in blocks of 32 (docs/log.md),
+# floats by their bytes; 39.7 ms a token for 752 M weights on the machine of docs/results.md
+SPEED = Speed(
+    relative={
+        Format(bits=4, group_size=128): 0.745,
+        Format(bits=4, group_size=64): 0.84,
+        Format(bits=4, group_size=32): 1.0,
+        Format(bits=8, group_size=128): 1.45,
+        Format(bits=8, group_size=32): 1.82,
+        FLOAT: 6.4,
+    },
+    ns_per_weight=0.0528,
+)
+OPTIONS = tuple(SPEED.relative)
+TIED: tuple[tuple[str, ...], ...] = ()  # each matrix is a node of its own
 MODEL_FILE = "model.onnx"
 PREFILL_CHUNK = 128  # longer ones cost activation memory and gain nothing (docs/log.md)
 

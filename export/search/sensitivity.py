@@ -1,0 +1,206 @@
+"""What holding one matrix in one format costs: a Fisher pass for models of any size, direct measurement for small ones.
+
+To second order, changing weights by D changes the outputs' distribution by KL = 1/2 D' F D, F being the Fisher
+information: the covariance of the gradients of log p(label) with labels drawn from the model's own distribution (Amari
+1998). Labels of different positions are drawn independently and their gradients have mean zero, so the gradient G of a
+whole sequence's summed loss will do: E[<D, G>^2] = D' F D, cross terms between tokens included. One backward pass a
+sequence therefore prices every format of every matrix at once, and the average over sequences is unbiased. The blocks
+are worked off from the last to the first, one in memory, each recomputed from its stored inputs.
+
+The table that makes logits is priced by the divergence itself, which costs one product; where it also serves as
+embedding, the price of its other use is added.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from export.blocks import Block, BlockModel, QuantizeTable, Statistics
+from export.operators import dequantize
+from export.schemes import Format
+from export.sequence import run_block
+
+HEAD_TOKENS = 512  # positions on which the logits' table is priced
+POSITIONS_AT_ONCE = 128  # rows of logits in memory
+EMBEDDING = "embed_tokens"
+
+Table = Callable[[str], Tensor]
+Candidates = Mapping[str, Sequence[Format]]
+Costs = Mapping[str, Mapping[Format, float]]  # by unit: nats of divergence a token
+Progress = Callable[[str, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A model to price: its blocks, its tables (rows, in_features) by unit name, and how a matrix is rounded."""
+
+    model: BlockModel
+    table: Table
+    rounding: QuantizeTable
+
+    def rounded(self, weight: Tensor, form: Format, statistics: Statistics | None) -> Tensor:
+        """What a matrix becomes in a format."""
+        if form.is_float:
+            return weight
+        codes = self.rounding(weight, form, statistics)
+        return dequantize(codes.codes, codes.scales)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """What a float pass over tokens (N, T) leaves: each block's inputs, what enters `finish`, inputs' mean squares."""
+
+    tokens: Tensor
+    inputs: Mapping[str, Tensor]
+    last: Tensor
+    statistics: Mapping[str, Statistics]
+
+
+@torch.no_grad()
+def trace(subject: Subject, tokens: Tensor, progress: Progress) -> Trace:
+    """Run the float model and keep what flows between its blocks."""
+    model = subject.model
+    hidden = model.embed(tokens)
+    inputs: dict[str, Tensor] = {}
+    statistics: dict[str, Statistics] = {}
+    for name in model.block_names:
+        squares: dict[tuple[str, ...], Tensor] = {}
+        count = tokens.numel()
+
+        def add(units: tuple[str, ...], x: Tensor, squares: dict[tuple[str, ...], Tensor] = squares) -> None:
+            squares[units] = squares.get(units, torch.zeros(())) + x.float().square().sum(0)
+
+        inputs[name] = hidden
+        block = model.block(name)
+        hidden = torch.cat([block.run(part, None, add) for part in hidden.split(1)])
+        for units, total in squares.items():
+            statistics |= dict.fromkeys(units, Statistics(mean_square=total / count))
+        progress(name, count)
+    final = model.finish(hidden).flatten(0, -2).float()
+    statistics[model.head_unit] = Statistics(mean_square=final.square().mean(0))
+    return Trace(tokens=tokens, inputs=inputs, last=hidden, statistics=statistics)
+
+
+def fisher_costs(subject: Subject, seen: Trace, candidates: Candidates, seed: int, progress: Progress) -> Costs:
+    """The predicted divergence of each matrix in each format, nats a token."""
+    model, count = subject.model, seen.tokens.numel()
+    gradient = _loss_gradient(subject, seen, torch.Generator().manual_seed(seed))
+    costs: dict[str, dict[Format, float]] = {}
+    for name in reversed(model.block_names):
+        found, gradient = _block_costs(subject, model.block(name), seen, gradient, candidates)
+        costs |= {unit: {form: cost / count for form, cost in own.items()} for unit, own in found.items()}
+        progress(name, count)
+    return costs | _table_costs(subject, seen, gradient, candidates)
+
+
+def _loss_gradient(subject: Subject, seen: Trace, generator: torch.Generator) -> Tensor:
+    """The gradient (N, T, C) of each sequence's summed -log p(drawn label) by what enters `finish`."""
+    model = subject.model
+    head = subject.table(model.head_unit)
+    found = torch.empty_like(seen.last)
+    for row, hidden in enumerate(seen.last):
+        source = hidden.unsqueeze(0).requires_grad_()
+        final = model.finish(source)
+        with torch.no_grad():
+            by_final = torch.cat([_drawn(part, head, generator) for part in final[0].split(POSITIONS_AT_ONCE)])
+        (found[row],) = torch.autograd.grad(final, source, by_final.unsqueeze(0))
+    return found
+
+
+def _drawn(final: Tensor, head: Tensor, generator: torch.Generator) -> Tensor:
+    """The gradient of -log p(label) by the head's inputs (P, C), labels drawn from p."""
+    p = (final @ head.T).softmax(-1)
+    labels = torch.multinomial(p, 1, generator=generator)
+    p.scatter_add_(1, labels, torch.full(labels.shape, -1.0))
+    return p @ head
+
+
+def _block_costs(
+    subject: Subject, block: Block, seen: Trace, gradient: Tensor, candidates: Candidates
+) -> tuple[dict[str, dict[Format, float]], Tensor]:
+    """Summed 1/2 <D, G>^2 over sequences for each unit and format, and the gradient (N, T, C) by the block's inputs."""
+    weights = {unit: block.tensor(unit).detach().requires_grad_() for unit in block.shapes if unit in candidates}
+    changes = {
+        unit: torch.stack([
+            (subject.rounded(weight.detach(), form, seen.statistics.get(unit)) - weight.detach()).flatten()
+            for form in candidates[unit]
+        ])
+        for unit, weight in weights.items()
+    }  # fmt: skip
+    sums = {unit: torch.zeros(len(candidates[unit]), dtype=torch.float64) for unit in weights}
+    before = torch.empty_like(gradient)
+    for row, hidden in enumerate(seen.inputs[block.name]):
+        source = hidden.unsqueeze(0).requires_grad_()
+        out = block.run(source, weights)
+        by_input, *by_weight = torch.autograd.grad(out, [source, *weights.values()], gradient[row : row + 1])
+        before[row] = by_input[0]
+        for unit, one in zip(weights, by_weight, strict=True):
+            sums[unit] += (changes[unit] @ one.flatten()).double().square() / 2
+    found = {unit: dict(zip(candidates[unit], total.tolist(), strict=True)) for unit, total in sums.items()}
+    return found, before
+
+
+@torch.no_grad()
+def _table_costs(
+    subject: Subject, seen: Trace, gradient: Tensor, candidates: Candidates
+) -> dict[str, dict[Format, float]]:
+    """The tables: divergence of the logits where one makes them, and the Fisher price where one is the embedding."""
+    head_unit = subject.model.head_unit
+    costs: dict[str, dict[Format, float]] = {}
+    for unit in dict.fromkeys((EMBEDDING, head_unit)):
+        if unit not in candidates:
+            continue
+        table = subject.table(unit)
+        costs[unit] = {}
+        for form in candidates[unit]:
+            rounded = subject.rounded(table, form, seen.statistics.get(unit))
+            cost = _head_cost(subject, seen, table, rounded) if unit == head_unit else 0.0
+            if unit == EMBEDDING:
+                change = (rounded - table)[seen.tokens]  # (N, T, C)
+                cost += float((change * gradient).sum((1, 2)).double().square().sum()) / 2 / seen.tokens.numel()
+            costs[unit][form] = cost
+    return costs
+
+
+def _head_cost(subject: Subject, seen: Trace, table: Tensor, rounded: Tensor) -> float:
+    """Mean divergence of the logits' distribution where only the head differs."""
+    final = subject.model.finish(seen.last).flatten(0, 1)
+    some = final[:: max(1, final.shape[0] // HEAD_TOKENS)]
+    return sum(
+        float(divergence(part @ table.T, part @ rounded.T).sum()) for part in some.split(POSITIONS_AT_ONCE)
+    ) / len(some)
+
+
+def divergence(base: Tensor, other: Tensor) -> Tensor:
+    """KL(base || other) of each row of logits, nats."""
+    expected = base.log_softmax(-1)
+    return functional.kl_div(other.log_softmax(-1), expected, reduction="none", log_target=True).sum(-1)
+
+
+@torch.no_grad()
+def direct_costs(subject: Subject, seen: Trace, candidates: Candidates, progress: Progress) -> Costs:
+    """The measured divergence of each matrix in each format, nats a token: a pass over what follows for each."""
+    blocks = [subject.model.block(name) for name in subject.model.block_names]  # all in memory: for small models
+    costs: dict[str, dict[Format, float]] = {}
+    for index, block in enumerate(blocks):
+        for unit in (unit for unit in block.shapes if unit in candidates):
+            weight = block.tensor(unit)
+            costs[unit] = {}
+            for form in candidates[unit]:
+                rounded = subject.rounded(weight, form, seen.statistics.get(unit))
+                hidden = run_block(block, seen.inputs[block.name], {unit: rounded})
+                for later in blocks[index + 1 :]:
+                    hidden = run_block(later, hidden, None)
+                costs[unit][form] = _divergence_behind(subject, seen, hidden)
+            progress(unit, seen.tokens.numel())
+    return costs
+
+
+def _divergence_behind(subject: Subject, seen: Trace, hidden: Tensor) -> float:
+    head = subject.table(subject.model.head_unit)
+    base, other = (subject.model.finish(one).flatten(0, 1) for one in (seen.last, hidden))
+    pairs = zip(base.split(POSITIONS_AT_ONCE), other.split(POSITIONS_AT_ONCE), strict=True)
+    return sum(float(divergence(one @ head.T, two @ head.T).sum()) for one, two in pairs) / len(base)
