@@ -106,11 +106,18 @@ def _spec(arguments: argparse.Namespace) -> ExportSpec:
         scheme=arguments.scheme,
         method=arguments.method,
         group_size=arguments.group_size,
+        calibration=_calibration(arguments),
         backends=tuple(arguments.backend or ()),
         modality=arguments.modality,
         context_length=arguments.context_length,
         budget_bytes=None if arguments.budget is None else parse_bytes(arguments.budget),
     )
+
+
+def _calibration(arguments: argparse.Namespace) -> Path | None:
+    if arguments.calibration == "":
+        raise SpecError("--calibration is empty; leave it out, or name a file (an unset shell variable?)")
+    return None if arguments.calibration is None else Path(arguments.calibration)
 
 
 def _out(arguments: argparse.Namespace) -> Path:
@@ -142,6 +149,12 @@ def build_parser() -> argparse.ArgumentParser:
         type=int,
         metavar="N",
         help="weights that share a scale in 4-bit matrices: 32, 64 or 128 (default: the scheme's)",
+    )
+    add(
+        "--calibration",
+        metavar="FILE",
+        help="what the method learns from: text, or .jsonl with 'text', 'messages' or 'prompt' and 'response' "
+        "(default: what the model writes itself)",
     )
     add(
         "--context-length",

@@ -7,6 +7,7 @@ ProjectError
     ├── SpecError                two settings contradict each other
     ├── MissingPackageError      a name of the catalog needs a package that is not installed
     ├── UnsupportedSchemeError   a backend cannot hold a format that the scheme asks for
+    ├── CalibrationError         the text to learn from teaches nothing, or cannot be read
     ├── QuantizationError        a rule cannot quantize a tensor
     ├── StoreError               the quantized checkpoint on disk is damaged or belongs to something else
     ├── LoweringError            a graph lacks an operator that must be in it
@@ -56,6 +57,10 @@ class UnsupportedSchemeError(ExportError):
 
 class QuantizationError(ExportError):
     """A rule cannot quantize a tensor."""
+
+
+class CalibrationError(ExportError):
+    """The text that a method shall learn from is missing, unreadable, too short, or nothing the model can read."""
 
 
 class StoreError(ExportError):

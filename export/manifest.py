@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from export.backends import Lowered, WrittenState
+from export.calibration import Calibration
 from export.output import flush_directory
 from export.plan import Build, Plan
 from export.sources import ResolvedCheckpoint
@@ -47,8 +48,13 @@ class Hashes:
     checkpoint: str
 
 
-def inputs_hash(plan: Plan, build: Build, resolved: ResolvedCheckpoint, text: TextFiles) -> str:
-    """The hash of everything beside the weights that determines an artifact's files and what its manifest says."""
+def inputs_hash(
+    plan: Plan, build: Build, resolved: ResolvedCheckpoint, text: TextFiles, calibration: object = None
+) -> str:
+    """The hash of everything beside the weights that determines an artifact's files and what its manifest says.
+
+    `calibration` is what determines the text to learn from (`Request.identity`), None for a method that needs none.
+    """
     return digest(
         {
             "exporter": EXPORTER_VERSION,
@@ -58,7 +64,8 @@ def inputs_hash(plan: Plan, build: Build, resolved: ResolvedCheckpoint, text: Te
             "backend": build.backend,
             "scheme": plan.spec.scheme,
             "layout": {name: str(form) for name, form in build.layout.items()},
-            "method": plan.spec.method,
+            "method": [plan.method.name, plan.method.version],
+            "calibration": calibration,
             "context_length": plan.spec.context_length,
             "modality": plan.spec.modality,
             "threads": plan.threads,
@@ -93,6 +100,7 @@ def artifact_manifest(
     text: TextFiles,
     lowered: Lowered,
     hashes: Hashes,
+    calibration: Calibration | None = None,
 ) -> Manifest:
     """The manifest of the files in an artifact's directory, not yet verified."""
     module = build.module
@@ -121,7 +129,11 @@ def artifact_manifest(
         files=file_entries(lowered.files[0].parent),
         bytes_read_per_decoded_token=lowered.bytes_read_per_token,
         toolchain=toolchain(),
-        inputs=Inputs(spec_hash=hashes.inputs, checkpoint_hash=hashes.checkpoint),
+        inputs=Inputs(
+            spec_hash=hashes.inputs,
+            checkpoint_hash=hashes.checkpoint,
+            calibration=None if calibration is None else calibration.to_dict(),
+        ),
         measured=Measured(parity=None, quality=None),
     )
 

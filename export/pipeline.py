@@ -20,8 +20,9 @@ from typing import IO, Any
 from export import user_cache
 from export.backends import Lowered, LoweringRequest
 from export.bundle import Bundle, break_open, write_bundle
-from export.calibrate import calibration_tokens, default_text
+from export.calibration import Calibration, Request, calibrate
 from export.checkpoint import Checkpoint, check_tensors
+from export.checkpoint_blocks import CheckpointModel, FloatWeights
 from export.errors import ParityError
 from export.manifest import Hashes, artifact_manifest, inputs_hash, is_up_to_date, seal, write_unsealed
 from export.output import (
@@ -33,11 +34,11 @@ from export.output import (
     partial_directory,
     put_in_place,
 )
-from export.parity import record_reference
+from export.parity import cases, record_reference
 from export.plan import Build, Plan, make_plan
 from export.progress import Progress
 from export.quantize_checkpoint import Job, quantize_checkpoint
-from export.quantized import QuantizedCheckpoint
+from export.quantized import QuantizedCheckpoint, members_of
 from export.sources import ResolvedCheckpoint, resolve
 from export.spec import ExportSpec
 from export.tensors import text_tensors
@@ -71,14 +72,28 @@ class Inputs:
         """Bytes of the text model in the checkpoint."""
         return sum(self.checkpoint.entries[name].size_bytes for name in text_tensors(self.plan.config))
 
+    @property
+    def calibration_request(self) -> Request:
+        """What a calibration would be made from."""
+        weights = FloatWeights(checkpoint=self.checkpoint, config=self.plan.config)
+        return Request(
+            model=CheckpointModel(weights=weights),
+            text=self.text,
+            checkpoint_hash=self.checkpoint_hash,
+            trained=self.resolved.weights == "trained",
+            path=self.plan.spec.calibration,
+        )
+
 
 def export(spec: ExportSpec, progress: Progress) -> Bundle:
     """Make the bundle that `spec` asks for; raises a ProjectError that says what to do, and then seals nothing."""
     plan = make_plan(spec)
     with own_directory(spec.out), disk_errors(spec.out, OTHER_OUT):
         inputs = read_inputs(plan, progress)
-        for build in plan.builds:
-            make_artifact(inputs, build, progress)
+        waiting = [build for build in plan.builds if not _is_made(inputs, build, progress)]
+        calibration = learn_from(inputs, progress) if waiting else None
+        for build in waiting:
+            make_artifact(inputs, calibration, build, progress)
         return write_bundle(plan, inputs.resolved, progress)
 
 
@@ -95,43 +110,70 @@ def read_inputs(plan: Plan, progress: Progress) -> Inputs:
     )
 
 
-def make_artifact(inputs: Inputs, build: Build, progress: Progress) -> None:
-    """Build, verify and seal one artifact, unless a sealed one was made from the same inputs."""
+def learn_from(inputs: Inputs, progress: Progress) -> Calibration | None:
+    """The text that the method learns from, if it does; made once for all backends."""
+    return calibrate(inputs.calibration_request, progress) if inputs.plan.method.needs_calibration else None
+
+
+def make_artifact(inputs: Inputs, calibration: Calibration | None, build: Build, progress: Progress) -> None:
+    """Build, verify and seal one artifact."""
     out = inputs.plan.spec.out
     place = out / build.backend
-    hashes = Hashes(
-        inputs=inputs_hash(inputs.plan, build, inputs.resolved, inputs.text), checkpoint=inputs.checkpoint_hash
-    )
-    if is_up_to_date(place, hashes):
-        progress.note(f"{build.backend}: up to date in {place}")
-        return
     _check_space(inputs, build)
-    store = quantize(inputs, build, progress)
+    store = quantize(inputs, build, progress, calibration)
     partial = partial_directory(out, build.backend)
     lowered = lower(inputs, build, store, partial, progress)
-    manifest = artifact_manifest(inputs.plan, build, inputs.resolved, inputs.text, lowered, hashes)
+    hashes = _hashes(inputs, build)
+    manifest = artifact_manifest(inputs.plan, build, inputs.resolved, inputs.text, lowered, hashes, calibration)
     parity = verify(write_unsealed(partial, manifest), build, progress)
     seal(partial, manifest, parity)
     break_open(out)
     put_in_place(partial, place)
 
 
-def quantize(inputs: Inputs, build: Build, progress: Progress) -> QuantizedCheckpoint:
+def quantize(
+    inputs: Inputs, build: Build, progress: Progress, calibration: Calibration | None = None
+) -> QuantizedCheckpoint:
     """Codes and scales of the checkpoint, from the cache where they were made before."""
     plan = inputs.plan
-    tokens = calibration_tokens(inputs.text.encode(default_text())) if plan.method.needs_calibration else None
     job = Job(
         checkpoint=inputs.checkpoint,
         checkpoint_hash=inputs.checkpoint_hash,
         config=plan.config,
         layout=build.layout,
         method=plan.method,
-        tokens=tokens,
+        tokens=None if calibration is None else calibration.tokens,
     )
-    progress.stage(f"{build.backend}: quantize ({plan.spec.scheme}, {plan.spec.method})", inputs.checkpoint_bytes)
+    name = f"{build.backend}: quantize ({plan.spec.scheme}, {plan.spec.method})"
     root = user_cache.directory("quantized")
+    if calibration is None:
+        progress.stage(name, inputs.checkpoint_bytes)
+    else:
+        progress.stage(name, len(members_of(plan.config)), "block")
+
+    def step(block: str, num_bytes: int) -> None:
+        # with calibration layers take the time, and a large table, which has most bytes, is quick
+        progress.step(block, num_bytes if calibration is None else int(num_bytes > 0))
+
     with disk_errors(root, OTHER_CACHE):
-        return quantize_checkpoint(job, root, progress.step)
+        return quantize_checkpoint(job, root, step)
+
+
+def _is_made(inputs: Inputs, build: Build, progress: Progress) -> bool:
+    """Whether a sealed artifact made from the same inputs lies in its place."""
+    place = inputs.plan.spec.out / build.backend
+    if not is_up_to_date(place, _hashes(inputs, build)):
+        return False
+    progress.note(f"{build.backend}: up to date in {place}")
+    return True
+
+
+def _hashes(inputs: Inputs, build: Build) -> Hashes:
+    calibration = inputs.calibration_request.identity() if inputs.plan.method.needs_calibration else None
+    return Hashes(
+        inputs=inputs_hash(inputs.plan, build, inputs.resolved, inputs.text, calibration),
+        checkpoint=inputs.checkpoint_hash,
+    )
 
 
 def lower(inputs: Inputs, build: Build, store: QuantizedCheckpoint, into: Path, progress: Progress) -> Lowered:
@@ -149,13 +191,17 @@ def lower(inputs: Inputs, build: Build, store: QuantizedCheckpoint, into: Path, 
     progress.stage(f"{build.backend}: lower", build.model_bytes)
     lowered: Lowered = build.module.lower(store, request, into, progress.step)
     copy_text_files(inputs.text, into)
-    steps = 3 * plan.config.num_layers  # prompt, its noise floor, longest context
-    progress.stage(f"{build.backend}: record reference", steps, "layer")
     prompt_ids = inputs.text.encode(PROMPT)
+    runs = len(cases(prompt_ids, request.context_length, plan.config)) + _is_quantized(build)  # and the noise floor
+    progress.stage(f"{build.backend}: record reference", runs * plan.config.num_layers, "layer")
     record_reference(
         store, request, lowered.activations, prompt_ids, into / REFERENCE_FILE, lambda name, _: progress.step(name, 1)
     )
     return lowered
+
+
+def _is_quantized(build: Build) -> bool:
+    return any(not form.is_float for form in build.layout.values())
 
 
 def verify(manifest: Path, build: Build, progress: Progress) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 from export import catalog
+from export.calibration.files import read_documents
 from export.checkpoint import CheckpointNotFoundError
 from export.config import ModelConfig, parse_config, read_config
 from export.errors import BudgetError, QuantizationError, SpecError, UnknownNameError, UnsupportedSchemeError
@@ -59,6 +60,7 @@ def make_plan(spec: ExportSpec) -> Plan:
     """Check the spec against the catalog and the model's dimensions; no weight is read, no network asked."""
     target = catalog.load("targets", spec.target)
     method = load_method(spec.method)
+    _check_calibration(spec, method)
     scheme = _scheme(spec)
     if spec.source not in source_names():
         raise UnknownNameError("source", spec.source, source_names())
@@ -87,6 +89,17 @@ def make_plan(spec: ExportSpec) -> Plan:
 def format_counts(layout: Layout) -> dict[str, int]:
     """How many matrices are held in each format."""
     return dict(Counter(str(form) for form in layout.values()))
+
+
+def _check_calibration(spec: ExportSpec, method: Method) -> None:
+    if spec.calibration is None:
+        return
+    if not method.needs_calibration:
+        raise SpecError(
+            f"--calibration {spec.calibration} changes nothing with --method {method.name}, which learns from no text; "
+            "leave one of them out"
+        )
+    read_documents(spec.calibration)
 
 
 def _scheme(spec: ExportSpec) -> Scheme:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from export import catalog
 from export.blocks import BlockResult, BlockTask, QuantizeBlock, QuantizeTable, Statistics
+from export.calibration import tokens_hash
 from export.checkpoint import Checkpoint
 from export.checkpoint_blocks import CheckpointBlock, CheckpointModel, FloatWeights
 from export.config import ModelConfig
@@ -83,12 +84,6 @@ def load_method(name: str) -> Method:
         quantize_block=module.quantize_block,
         quantize_table=module.quantize_table,
     )
-
-
-def tokens_hash(tokens: Tensor) -> str:
-    """What identifies a calibration: its token ids and how they are cut."""
-    shape = str(tuple(tokens.shape)).encode()
-    return hashlib.sha256(shape + tokens.contiguous().numpy().tobytes()).hexdigest()
 
 
 def quantize_checkpoint(job: Job, root: Path, progress: Progress) -> QuantizedCheckpoint:

@@ -33,6 +33,7 @@ class ExportSpec:
     scheme: str = DEFAULT_SCHEME
     method: str = DEFAULT_METHOD
     group_size: int | None = None
+    calibration: Path | None = None
     backends: tuple[str, ...] = ()
     modality: str = "text"
     context_length: int = DEFAULT_CONTEXT_LENGTH

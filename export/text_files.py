@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,12 @@ class TextFiles:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text."""
-        return list(Tokenizer.from_file(str(self.directory / TOKENIZER)).encode(text, add_special_tokens=False).ids)
+        return self.encoder()(text)
+
+    def encoder(self) -> Callable[[str], list[int]]:
+        """`encode` for many texts: a large vocabulary takes a second to open."""
+        tokenizer = Tokenizer.from_file(str(self.directory / TOKENIZER))
+        return lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids)
 
     def content(self) -> dict[str, Any]:
         """Everything that goes into an artifact from here, as JSON values."""

@@ -72,10 +72,14 @@ class FileEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What the artifact was made from; equal hashes mean the work need not be done again."""
+    """What the artifact was made from; equal hashes mean the work need not be done again.
+
+    `calibration` is the text that its weights were quantized for (kind, sha256 of the token ids, their number).
+    """
 
     spec_hash: str
     checkpoint_hash: str
+    calibration: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

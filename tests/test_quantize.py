@@ -10,6 +10,7 @@ import torch
 
 from export import catalog
 from export.blocks import BlockResult, BlockTask, Statistics
+from export.calibration import tokens_hash
 from export.checkpoint import Checkpoint
 from export.checkpoint_blocks import CheckpointModel, FloatWeights
 from export.config import parse_config
@@ -17,7 +18,7 @@ from export.errors import QuantizationError, StoreError
 from export.operators import dequantize
 from export.quantize import Codes
 from export.quantize._matrix import block_statistics
-from export.quantize_checkpoint import Job, Method, load_method, quantize_checkpoint, tokens_hash
+from export.quantize_checkpoint import Job, Method, load_method, quantize_checkpoint
 from export.quantized import open_quantized, pack_int4, unpack_int4
 from export.schemes import FLOAT, INT8_ROW, Format, Rule, Scheme, layout
 from export.weights import units

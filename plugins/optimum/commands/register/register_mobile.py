@@ -22,6 +22,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--scheme": {"metavar": "NAME", "help": "how weights are quantized: int4, int8, float"},
     "--method": {"metavar": "NAME", "help": "how weights are rounded"},
     "--group-size": {"metavar": "N", "help": "weights that share a scale"},
+    "--calibration": {"metavar": "FILE", "help": "what the method learns from: text, or .jsonl"},
     "--backend": {"metavar": "NAME", "action": "append", "help": "onnx, executorch ...; repeatable"},
     "--modality": {"metavar": "NAME", "help": "text"},
     "--context-length": {"metavar": "TOKENS", "help": "longest conversation"},
