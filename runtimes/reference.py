@@ -22,6 +22,9 @@ from runtimes.runner import Logits
 FORMAT = "1"
 BROKEN = 1e30  # stands for logits that are not finite: far from any answer, yet a JSON number
 SMALLEST = 1e-30  # nothing is divided by less
+# one int8 code on the other side of a rounding moves one position by many times the mean: divergences deviate by about
+# twice their mean (tiny model), and thrice that over sqrt(n) is what the mean of n positions may be above the tolerance
+SCATTER = 6.0
 DTYPES = {
     "tokens": "int64",
     "full_positions": "int64",
@@ -136,17 +139,20 @@ def summarize(differences: Iterable[Difference]) -> dict[str, Any]:
     }
 
 
-def judge(differences: Iterable[Difference], reference: Reference) -> str | None:
-    """Why these differences are too large, or None."""
+def judge(differences: Iterable[Difference], reference: Reference, *, sampled: bool = True) -> str | None:
+    """Why these differences are too large, or None; a sample of positions may exceed the tolerance by its scatter."""
     found = list(differences)
     figures = summarize(found)
     if figures["max_error"] >= BROKEN / 2:
         return "some logits are not finite"
     if reference.kind == "float":
         error = figures["relative_max_error"]
-        return None if error <= reference.tolerance else _too_large("relative max error", error, figures, reference)
-    if figures["mean_kld"] > reference.tolerance:
-        return _too_large("mean KLD", figures["mean_kld"], figures, reference)
+        if error > reference.tolerance:
+            return _too_large("relative max error", error, reference.tolerance, figures)
+        return None
+    limit = reference.tolerance * (1 + SCATTER / math.sqrt(len(found)) if sampled else 1)
+    if figures["mean_kld"] > limit:
+        return _too_large("mean KLD", figures["mean_kld"], limit, figures)
     clear = 2 * figures["max_error"]
     wrong = [difference for difference in found if difference.margin > clear and not difference.same_best]
     if wrong:
@@ -154,8 +160,8 @@ def judge(differences: Iterable[Difference], reference: Reference) -> str | None
     return None
 
 
-def _too_large(what: str, value: float, figures: Mapping[str, Any], reference: Reference) -> str:
-    return f"{what} {value:.3g} exceeds {reference.tolerance:.3g}; worst at position {figures['worst_position']}"
+def _too_large(what: str, value: float, limit: float, figures: Mapping[str, Any]) -> str:
+    return f"{what} {value:.3g} exceeds {limit:.3g}; worst at position {figures['worst_position']}"
 
 
 def _divergence(expected: NDArray[np.float64], ours: NDArray[np.float64], rounding: float) -> float:

@@ -83,6 +83,7 @@ class Subject:
     artifact: Artifact
     runner: Runner
     reference: Reference
+    seen: list[Difference] = field(default_factory=list)  # from the reference, over all checks so far
 
     @property
     def prompt(self) -> Case:
@@ -130,10 +131,12 @@ def _checks(subject: Subject, *, stock: bool) -> Iterator[tuple[str, Callable[[]
     for size in sorted({min(size, count) for size in CHUNK_SIZES}):
         yield f"chunks_of_{size}", lambda size=size: _judged(subject, _chunks(subject, size))  # type: ignore[misc]
     yield "decode", lambda: _judged(subject, _decode(subject))
-    yield "reset", lambda: _judged(subject, _reset(subject))
+    yield "reset", lambda: _reset(subject)
     yield "second_turn", lambda: _judged(subject, _second_turn(subject))
     yield "snapshot", lambda: _judged(subject, _snapshot(subject))
     yield "longest_context", lambda: _longest_context(subject)
+    if subject.reference.kind == "quantized":
+        yield "all_positions", lambda: _all_positions(subject)
     if stock:
         yield "stock_runner", lambda: _stock(subject)  # the last: it closes our runner
 
@@ -156,6 +159,7 @@ def _judged(subject: Subject, differences: Iterable[Difference]) -> Finding:
     found = list(differences)
     if not found:
         raise SkippedError("the reference records no position that this check reaches")
+    subject.seen.extend(found)
     return judge(found, subject.reference), summarize(found)
 
 
@@ -191,7 +195,7 @@ def _decode(subject: Subject) -> Iterator[Difference]:
     yield from _feed(subject.runner, subject.prompt, split, count, 1)
 
 
-def _reset(subject: Subject) -> Iterator[Difference]:
+def _reset(subject: Subject) -> Finding:
     """The first answer again, after other tokens and a reset: what a reset leaves behind shows up here."""
     runner, tokens = subject.runner, subject.prompt.tokens
     half = max(1, tokens.size // 2)
@@ -200,7 +204,8 @@ def _reset(subject: Subject) -> Iterator[Difference]:
     runner.forward(tokens[::-1][:half] if runner.position + half <= runner.context_length else tokens[:1])
     runner.reset()
     again = runner.forward(tokens[:half])
-    yield compare(half - 1, again, _expect(first))
+    difference = compare(half - 1, again, _expect(first))
+    return judge([difference], subject.reference, sampled=False), summarize([difference])
 
 
 def _second_turn(subject: Subject) -> Iterator[Difference]:
@@ -240,6 +245,7 @@ def _longest_context(subject: Subject) -> Finding:
     case = subject.reference.cases.get("long")
     runner.reset()
     differences = list(_fill(runner, case)) if case is not None else _fill_unchecked(subject)
+    subject.seen.extend(differences)
     if runner.position != runner.context_length:
         return f"{runner.position} tokens are in a context of {runner.context_length}", {}
     figures: dict[str, Any] = {"tokens": runner.position, **(summarize(differences) if differences else {})}
@@ -273,6 +279,13 @@ def _expect(logits: Logits) -> Expected:
     """These logits as what is expected; where they are not finite, nothing will equal them."""
     finite = np.where(np.isfinite(logits), logits, np.float32(0))
     return Expected(ids=np.arange(logits.size), logits=finite, log_sum=log_sum_exp(finite))
+
+
+def _all_positions(subject: Subject) -> Finding:
+    """Everything that was compared, as one: where each check's few positions may scatter, their mean may not."""
+    if not subject.seen:
+        raise SkippedError("no check compared anything")
+    return judge(subject.seen, subject.reference, sampled=False), summarize(subject.seen)
 
 
 def _stock(subject: Subject) -> Finding:

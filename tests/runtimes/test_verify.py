@@ -232,3 +232,14 @@ def test_a_quantized_artifact_is_judged_by_divergence_and_clear_choices(onnx_art
     assert judge([near], quantized) is None
     assert "mean KLD" in str(judge([far], quantized))
     assert "relative max error" in str(judge([far], reference))
+
+
+def test_a_few_positions_may_scatter_where_the_mean_of_all_may_not(onnx_artifact: Path) -> None:
+    reference = load_reference(Artifact.open(onnx_artifact))
+    wanted = np.array([5, 4.9, 0, 0], np.float32)
+    one = compare(3, wanted + np.array([0.05, 0, 0, 0], np.float32), expected(wanted))
+    quantized = type(reference)(cases={}, emulation="", kind="quantized", tolerance=one.divergence / 2)
+    assert judge([one], quantized) is None
+    assert judge([one] * 30, quantized) is None
+    assert "mean KLD" in str(judge([one] * 50, quantized))
+    assert "mean KLD" in str(judge([one], quantized, sampled=False))
