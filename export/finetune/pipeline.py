@@ -1,0 +1,172 @@
+"""A training run, read from top to bottom: checkpoint, data, student, train, write a checkpoint.
+
+Everything is judged before the first step; a killed run, started again with the same command, goes on from its last
+save; a finished one is not done twice.
+"""
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from export import catalog
+from export.checkpoint import Checkpoint, check_tensors
+from export.config import ModelConfig, parse_config
+from export.errors import SpecError
+from export.finetune.adapters import LoraStudent
+from export.finetune.data import TrainingData, own_text, user_text
+from export.finetune.qat import QatStudent
+from export.finetune.recovered import read_provenance, write_recovered
+from export.finetune.spec import FinetuneSpec
+from export.finetune.subject import Subject, best_device, load_subject
+from export.finetune.train import Recipe, SavedState, train
+from export.output import OTHER_OUT, check_space, disk_errors, own_directory
+from export.progress import Progress
+from export.schemes import FLOAT, Format, Layout, layout
+from export.sources import check_same_model, read_model_entry, resolve
+from export.spec import DEFAULT_MODEL
+from export.tensors import text_tensors
+from export.text_files import TextFiles, read_text_files
+from export.weights import units
+
+STATE_FILE = ".training.pt"
+STATE_COPIES = 3  # values and two moments of AdamW, float32 each
+LAST_STEPS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    """What is trained: a checked checkpoint."""
+
+    checkpoint: Checkpoint
+    config: ModelConfig
+    text: TextFiles
+    layout: Layout
+    content_hash: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recovered:
+    """A finished run; `loss` is the mean of the last steps, nats per token."""
+
+    path: Path
+    loss: float
+    steps: int
+    provenance: Mapping[str, Any]
+
+
+def finetune(spec: FinetuneSpec, progress: Progress) -> Recovered:
+    """Train what `spec` asks for and write the recovered checkpoint."""
+    base = open_base(spec)
+    with own_directory(spec.out), disk_errors(spec.out, OTHER_OUT):
+        subject = load_subject(base.checkpoint, base.config, best_device())
+        data = training_data(spec, base, subject, progress)
+        key = spec.key(base.content_hash, data.sha256)
+        done = read_provenance(spec.out)
+        if done.get("key") == key:
+            progress.note(f"up to date in {spec.out}")
+            return _recovered(spec, done)
+        _check_space(spec, base)
+        provenance = _train(spec, base, subject, data, key, progress)
+        (spec.out / STATE_FILE).unlink(missing_ok=True)
+        return _recovered(spec, provenance)
+
+
+def open_base(spec: FinetuneSpec) -> Base:
+    """The checkpoint that the spec names, checked, and what its scheme makes of each matrix."""
+    entry = read_model_entry(spec.model or DEFAULT_MODEL)
+    resolved = resolve(entry, spec.checkpoint, spec.source)
+    if spec.model is not None:
+        check_same_model(entry, resolved)
+    checkpoint = Checkpoint.open(resolved.path)
+    config = parse_config(checkpoint.config, f"{resolved.path}/config.json")
+    check_tensors(checkpoint, text_tensors(config))
+    if spec.out.resolve() == resolved.path.resolve():
+        raise SpecError(f"--out {spec.out} is the checkpoint itself; choose another directory")
+    return Base(
+        checkpoint=checkpoint,
+        config=config,
+        text=read_text_files(resolved.path, config.vocab_size),
+        layout=trained_layout(spec, config),
+        content_hash=checkpoint.content_hash(),
+    )
+
+
+def trained_layout(spec: FinetuneSpec, config: ModelConfig) -> dict[str, Format]:
+    """The format of every matrix while training.
+
+    A matrix that each backend holds in an 8-bit format of its own stays float here: no one grid is right for all, and 8
+    bits lose next to nothing.
+    """
+    scheme = catalog.load("schemes", spec.scheme).SCHEME.with_group_size(spec.group_size)
+    found = layout(scheme, config, finest={8: FLOAT})
+    if all(form.is_float for form in found.values()):
+        raise SpecError(f"--scheme {spec.scheme} leaves every matrix float: nothing to recover; use int4")
+    return found
+
+
+def training_data(spec: FinetuneSpec, base: Base, subject: Subject, progress: Progress) -> TrainingData:
+    """The user's text, or the model's own."""
+    if spec.data is None:
+        return own_text(subject, base.text, base.content_hash, spec.seed, progress)
+    return user_text(spec.data, base.text, base.checkpoint, base.config)
+
+
+def _train(
+    spec: FinetuneSpec, base: Base, subject: Subject, data: TrainingData, key: str, progress: Progress
+) -> dict[str, Any]:
+    student = _student(spec, base, subject)
+    recipe = Recipe(steps=spec.steps, learning_rate=spec.rate, nll_share=spec.nll_share, seed=spec.seed)
+    saved = SavedState(file=spec.out / STATE_FILE, key=key)
+    losses = train(subject, student, data.tokens, recipe, saved, progress)
+    provenance = _provenance(spec, base, data, key, losses)
+    names = {unit.name: unit.tensor for unit in units(base.config)}
+    if isinstance(student, LoraStudent) and spec.keep_adapters:
+        student.save_adapters(spec.out)
+    weights = student.weights(spec.keep_adapters) if isinstance(student, LoraStudent) else student.weights()
+    write_recovered(spec.out, base.checkpoint, {names[unit]: weight for unit, weight in weights.items()}, provenance)
+    return provenance
+
+
+def _student(spec: FinetuneSpec, base: Base, subject: Subject) -> QatStudent | LoraStudent:
+    if spec.kind == "qat":
+        return QatStudent(subject, base.layout)
+    return LoraStudent(subject, base.layout, spec.rank, spec.seed)
+
+
+def _provenance(spec: FinetuneSpec, base: Base, data: TrainingData, key: str, losses: list[float]) -> dict[str, Any]:
+    last = losses[-LAST_STEPS:]
+    return {
+        "kind": spec.kind,
+        "key": key,
+        "base_sha256": base.content_hash,
+        "data": {"source": data.source, "sha256": data.sha256, "tokens": data.tokens.numel()},
+        "scheme": spec.scheme,
+        "group_size": spec.group_size,
+        "formats": {unit: str(form) for unit, form in base.layout.items()},
+        "steps": spec.steps,
+        "learning_rate": spec.rate,
+        "nll_share": spec.nll_share,
+        "rank": spec.rank if spec.kind == "qlora" else None,
+        "adapters": "beside" if spec.keep_adapters else "merged" if spec.kind == "qlora" else None,
+        "seed": spec.seed,
+        "last_loss": sum(last) / len(last),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+    }
+
+
+def _recovered(spec: FinetuneSpec, provenance: Mapping[str, Any]) -> Recovered:
+    return Recovered(
+        path=spec.out, loss=float(provenance["last_loss"]), steps=int(provenance["steps"]), provenance=provenance
+    )
+
+
+def _check_space(spec: FinetuneSpec, base: Base) -> None:
+    trained = sum(unit.num_weights for unit in units(base.config) if not base.layout[unit.name].is_float)
+    stored = sum(file.stat().st_size for file in base.checkpoint.files())
+    needed = stored + trained * 4 * (1 + 2 * STATE_COPIES)  # a save is written beside the one that it replaces
+    check_space({spec.out: needed}, {spec.out: OTHER_OUT})

@@ -1,0 +1,54 @@
+"""The student of quantization-aware training: every matrix that the scheme quantizes, trained through its rounding.
+
+in_proj_a and in_proj_b, convolutions, norms and decay parameters stay as they are: the schemes keep them float, and a
+model whose norms moved would need its outliers found again. A tied embedding and head are one matrix here as in the
+export, with one set of codes.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from export.finetune.fake_quantize import FakeQuantized
+from export.finetune.subject import Subject
+from export.operators import dequantize
+from export.quantize import Codes
+from export.schemes import Layout
+
+
+class QatStudent(nn.Module):
+    """Trainable matrices by unit; everything else is the subject's own."""
+
+    def __init__(self, subject: Subject, layout: Layout) -> None:
+        super().__init__()
+        formats = {unit: form for unit, form in layout.items() if not form.is_float}
+        self._parameters_of = {unit: subject.parameter(unit) for unit in formats}
+        self._matrices = {unit: FakeQuantized(subject.weight(unit), form) for unit, form in formats.items()}
+        self.matrices = nn.ModuleList(self._matrices.values())
+
+    def replaced(self) -> dict[str, Tensor]:
+        """What takes the place of the float model's parameters in a forward pass."""
+        return {self._parameters_of[unit]: matrix() for unit, matrix in self._matrices.items()}
+
+    def trainable(self) -> list[nn.Parameter]:
+        return list(self.parameters())
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """While open, the subject is the float model: it always is, between two forward passes."""
+        yield
+
+    def after_step(self) -> None:
+        for matrix in self._matrices.values():
+            matrix.keep_in_range_()
+
+    def codes(self) -> dict[str, Codes]:
+        """The codes of the present values, by unit."""
+        return {unit: matrix.codes() for unit, matrix in self._matrices.items()}
+
+    @torch.no_grad()
+    def weights(self) -> dict[str, Tensor]:
+        """What a recovered checkpoint stores by unit: float32 values on the grid, of which `rtn` makes these codes."""
+        return {unit: dequantize(found.codes, found.scales).cpu() for unit, found in self.codes().items()}

@@ -1,0 +1,65 @@
+"""What one training run is asked to do: one frozen value, checked before any work starts."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from export.errors import SpecError
+from export.sources import DEFAULT_SOURCE
+from export.spec import DEFAULT_SCHEME, digest
+
+Kind = Literal["qat", "qlora"]
+
+DEFAULT_STEPS = 300
+LEARNING_RATES = {"qat": 0.02, "qlora": 2e-3}  # steps of the 4-bit grid; LoRA's own scale
+DEFAULT_RANK = 16
+MAX_STEPS = 10_000_000
+MAX_RANK = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSpec:
+    """A run as asked for; `learning_rate` None means the kind's own, `data` None text that the model makes up."""
+
+    kind: Kind
+    out: Path
+    model: str | None = None
+    checkpoint: str | None = None
+    source: str = DEFAULT_SOURCE
+    data: Path | None = None
+    scheme: str = DEFAULT_SCHEME
+    group_size: int | None = None
+    steps: int = DEFAULT_STEPS
+    learning_rate: float | None = None
+    nll_share: float = 0.0
+    rank: int = DEFAULT_RANK
+    keep_adapters: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.steps <= MAX_STEPS:
+            raise SpecError(f"--steps {self.steps} is out of range; use 1 to {MAX_STEPS}")
+        if self.learning_rate is not None and not 0 < self.learning_rate < float("inf"):
+            raise SpecError(
+                f"--learning-rate {self.learning_rate} is not a positive number; leave it out for the default"
+            )
+        if not 0 <= self.nll_share <= 1:
+            raise SpecError(f"--nll {self.nll_share} is not a share; use 0 (follow the float model) to 1 (the text)")
+        if not 1 <= self.rank <= MAX_RANK:
+            raise SpecError(f"--rank {self.rank} is out of range; use 1 to {MAX_RANK}")
+        if self.keep_adapters and self.kind != "qlora":
+            raise SpecError("--keep-adapters goes with --qlora; QAT trains the weights themselves")
+
+    @property
+    def rate(self) -> float:
+        return LEARNING_RATES[self.kind] if self.learning_rate is None else self.learning_rate
+
+    def key(self, *inputs: str) -> str:
+        """What identifies the run's result: the spec without places, and the hashes of what it reads."""
+        kept = {
+            name: value
+            for name, value in asdict(self).items()
+            if name not in ("out", "data", "checkpoint", "source", "model")
+        }
+        return digest(json.loads(json.dumps([kept, self.rate, list(inputs)])))
