@@ -1,8 +1,8 @@
 """Codes and scales that minimise the squared error of a matrix's output, for what is known of its inputs.
 
-With H = E[x x^T] over the inputs x that a row really reads, and C = E[x_float x^T] the products with the inputs that the
-float model would read, the row q that best gives float outputs from real inputs minimises
-q H q^T - 2 w C q^T: an ordinary least-squares problem around w C H^-1. Three steps, each never worse than the last:
+With H = E[x x^T] over the inputs x that a row really reads, and C = E[x_float x^T] the products with the inputs that
+the float model would read, the row q that best gives float outputs from real inputs minimises q H q^T - 2 w C q^T: an
+ordinary least-squares problem around w C H^-1. Three steps, each never worse than the last:
 
 * rounding column by column, each error spread over the columns to come (GPTQ, Frantar et al. 2023), in order of falling
   activation, on scales fixed beforehand;
@@ -144,4 +144,5 @@ def _steps(scales: Tensor, columns: int) -> Tensor:
 def _inverse_factor(gram: Tensor) -> Tensor:
     """Upper Cholesky factor of the inverse."""
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
-    return torch.linalg.cholesky(inverse, upper=True)
+    factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
+    return factor

@@ -29,5 +29,6 @@ def quantize_table(weight: Tensor, form: Format, statistics: Statistics | None) 
 
 
 def _quantize(weight: Tensor, form: Format, statistics: Statistics | None) -> Codes:
-    assert statistics is not None and statistics.gram is not None, "by_matrix was asked for gram matrices"
+    assert statistics is not None
+    assert statistics.gram is not None
     return fit(plain_target(weight, statistics.gram), form)

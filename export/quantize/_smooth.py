@@ -1,0 +1,86 @@
+"""Choosing how far each fold of a block goes: the channel factors whose readers lose least to rounding.
+
+A channel's factor is its root mean square to one power over its weights' magnitude to another, as in AWQ (Lin et al.
+2024) and SmoothQuant (Xiao et al. 2023), both powers searched. The source's own rounding needs no look: dividing a row
+divides its scales, and a norm stays float.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from export.blocks import BlockResult, BlockTask, Fold, Statistics
+from export.operators import dequantize
+from export.quantize._folds import Tensors, fold, normalized, read_columns, source_channels
+from export.quantize._matrix import Quantize
+from export.quantize._search import search_scales
+from export.schemes import Format
+
+INPUT_POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
+WEIGHT_POWERS = (0.0, 0.5, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smoothed:
+    """A block after its folds: the tensors that changed, and statistics of every unit's inputs as they are now."""
+
+    tensors: Tensors
+    statistics: Mapping[str, Statistics]
+
+    def rounded(self, task: BlockTask, quantize: Quantize) -> BlockResult:
+        """Every matrix quantized as it is now, and the float tensors that changed."""
+        codes = {
+            unit: quantize(self.tensors.get(unit, task.block.tensor(unit)), form, self.statistics[unit])
+            for unit, form in task.formats.items()
+            if not form.is_float
+        }
+        return BlockResult(codes=codes, floats={name: one for name, one in self.tensors.items() if name not in codes})
+
+
+@torch.no_grad()
+def smooth_for_weights(task: BlockTask, statistics: Mapping[str, Statistics]) -> Smoothed:
+    """Fold so that weights round well: every factor is tried on the readers' weighted rounding errors."""
+    tensors: Tensors = {}
+    found = dict(statistics)
+    for one in task.block.folds:
+        formats = {unit: task.formats[unit] for unit in one.readers if not task.formats[unit].is_float}
+        if not formats:
+            continue
+        factors = _best_factors(task, one, formats, found)
+        tensors |= fold(task.block, one, factors, tensors)
+        found |= {reader: _divided(found[reader], read_columns(one, factors)) for reader in one.readers}
+    return Smoothed(tensors=tensors, statistics=found)
+
+
+def _best_factors(
+    task: BlockTask, one: Fold, formats: Mapping[str, Format], statistics: Mapping[str, Statistics]
+) -> Tensor:
+    """The factors of least error, 1 being among them."""
+    weights = {unit: task.block.tensor(unit) for unit in formats}
+    squares = statistics[one.readers[0]].mean_square
+    inputs = source_channels(one, squares).clamp(min=1e-12).sqrt()
+    columns = torch.cat(list(weights.values())).square().mean(0)
+    magnitudes = source_channels(one, columns).clamp(min=1e-12).sqrt()
+    best, least = torch.ones_like(inputs), float("inf")
+    for input_power, weight_power in product(INPUT_POWERS, WEIGHT_POWERS):
+        factors = normalized(inputs**input_power / magnitudes**weight_power)
+        columns = read_columns(one, factors)
+        error = sum(_error(weights[unit] * columns, form, squares / columns**2) for unit, form in formats.items())
+        if error < least:
+            best, least = factors, error
+    return best
+
+
+def _error(weight: Tensor, form: Format, squares: Tensor) -> float:
+    found = search_scales(weight, form, squares)
+    return float(((dequantize(found.codes, found.scales) - weight).square() @ squares).sum())
+
+
+def _divided(statistics: Statistics, columns: Tensor) -> Statistics:
+    """Statistics of inputs that are `columns` times smaller."""
+    gram = None if statistics.gram is None else statistics.gram / columns / columns.unsqueeze(1)
+    cross = None if statistics.cross is None else statistics.cross / columns / columns.unsqueeze(1)
+    return Statistics(mean_square=statistics.mean_square / columns**2, gram=gram, cross=cross)
