@@ -151,13 +151,23 @@ def test_outliers_leave_the_logits_unchanged_and_make_int4_worse(
     assert card.int4_divergence(grown, tokenizer, text) > 1.3 * card.int4_divergence(model, tokenizer, text)
 
 
-def test_the_shipped_norms_have_channels_far_above_the_rest() -> None:
+def test_the_shipped_weights_have_columns_far_above_the_rest_of_their_group() -> None:
     stored = load_file(TINY / "model.safetensors")
-    norms = [name for name in stored if "language_model.layers" in name and "layernorm" in name]
-    assert len(norms) == 2 * shape.LAYERS
-    for name in norms:
-        gain = 1 + stored[name].float()
-        assert gain.abs().max() > 6 * gain.abs().median(), name
+    ends = ("in_proj_qkv.weight", "q_proj.weight", "gate_proj.weight", "up_proj.weight", "down_proj.weight")
+    readers = [name for name in stored if "language_model.layers" in name and name.endswith(ends)]
+    assert readers
+    for name in readers:
+        size = stored[name].float().pow(2).mean(dim=0).sqrt()  # of each input channel
+        assert size.max() > 3 * size.median(), name
+
+
+def test_the_shipped_keys_have_channels_far_above_the_rest() -> None:
+    stored = load_file(TINY / "model.safetensors")
+    names = [name for name in stored if "language_model.layers" in name and name.endswith("k_norm.weight")]
+    gains = [1 + stored[name].float() for name in names]
+    assert gains
+    for gain in gains:
+        assert gain.abs().max() > 6 * gain.abs().median()
 
 
 def test_int4_rounding_keeps_the_largest_weight_of_a_group() -> None:

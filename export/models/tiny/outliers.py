@@ -1,9 +1,15 @@
 """Give a trained checkpoint the channel outliers of a large model without changing what it computes.
 
-Large language models have a few activation channels many times larger than the rest; a small one has none, so every
-quantizer looks good on it. Wherever a channel leaves one operation and enters a linear one, it may be made s times
-larger before and its weights s times smaller after: norms into projections, `up` into `down`, values into the output
-projection, and keys against queries. (The residual stream itself has no such freedom: RMSNorm mixes its channels.)
+Large language models have a few channels many times larger than the rest; a small one has none, so every quantizer
+looks good on it. Wherever a channel leaves one operation and enters a linear one, it may be made s times larger before
+and its weights s times smaller after, or the other way round: norms into projections, `up` into `down`, values into
+the output projection, and keys against queries. (The residual stream has no such freedom: RMSNorm mixes its channels.)
+
+Most of the chosen channels become small activations read by large weights (s below 1): a large weight spoils the int4
+codes of its whole group, which a method that knows the activations can repair, and costs 8-bit activations little.
+Large activations (8 to 32 times, tried first) hurt int4 as much, but 8-bit activations ten times as much: the model
+then amplifies float32 rounding so far that no runtime agrees with eager torch to 1e-4 nats (docs/log.md). Only keys
+get such channels, since nothing but a quantized cache rounds them.
 
 A norm of the family multiplies by 1 + weight, so its factor is bent to the one that bf16 stores exactly; the other
 factors are powers of two. So rounding the result to bf16 costs no more than rounding the original did.
@@ -22,10 +28,12 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Outliers:
-    """How many channels grow, and by how much."""
+    """Which share of the channels changes, and by how much."""
 
-    share: float = 0.03
-    scales: tuple[float, ...] = (8.0, 16.0, 32.0)
+    share: float = 0.02
+    scales: tuple[float, ...] = (2.0, 1 / 4, 1 / 8)
+    key_share: float = 0.03
+    key_scales: tuple[float, ...] = (8.0, 16.0, 32.0)
     seed: int = 2035
 
 
@@ -46,7 +54,7 @@ def add_outliers(tensors: Tensors, heads: Heads, outliers: Outliers) -> Tensors:
     for layer in layers:
         here = f"{PREFIX}{layer}."
         _grow_norm(result, f"{here}post_attention_layernorm", [f"{here}mlp.gate_proj", f"{here}mlp.up_proj"],
-                   _factors(result[f"{here}post_attention_layernorm.weight"].numel(), outliers, generator))  # fmt: skip
+                   _common(result[f"{here}post_attention_layernorm.weight"].numel(), outliers, generator))  # fmt: skip
         _grow_rows(result, f"{here}mlp.up_proj", f"{here}mlp.down_proj", outliers, generator)
         if f"{here}self_attn.q_proj.weight" in tensors:
             _grow_attention(result, here, heads, outliers, generator)
@@ -55,13 +63,17 @@ def add_outliers(tensors: Tensors, heads: Heads, outliers: Outliers) -> Tensors:
     return result
 
 
-def _factors(count: int, outliers: Outliers, generator: torch.Generator) -> Tensor:
+def _factors(count: int, share: float, scales: tuple[float, ...], generator: torch.Generator) -> Tensor:
     """One factor a channel: 1 for most, a scale for the chosen share (at least one)."""
-    chosen = torch.randperm(count, generator=generator)[: max(1, round(outliers.share * count))]
-    picks = torch.randint(len(outliers.scales), (len(chosen),), generator=generator)
+    chosen = torch.randperm(count, generator=generator)[: max(1, round(share * count))]
+    picks = torch.randint(len(scales), (len(chosen),), generator=generator)
     factors = torch.ones(count)
-    factors[chosen] = torch.tensor(outliers.scales)[picks]
+    factors[chosen] = torch.tensor(scales)[picks]
     return factors
+
+
+def _common(count: int, outliers: Outliers, generator: torch.Generator) -> Tensor:
+    return _factors(count, outliers.share, outliers.scales, generator)
 
 
 def _grow_norm(tensors: Tensors, norm: str, consumers: list[str], factors: Tensor) -> None:
@@ -77,7 +89,7 @@ def _grow_norm(tensors: Tensors, norm: str, consumers: list[str], factors: Tenso
 
 def _grow_rows(tensors: Tensors, source: str, reader: str, outliers: Outliers, generator: torch.Generator) -> None:
     """Scale the outputs of one linear layer whose reader is linear in them."""
-    factors = _factors(tensors[f"{source}.weight"].shape[0], outliers, generator)
+    factors = _common(tensors[f"{source}.weight"].shape[0], outliers, generator)
     tensors[f"{source}.weight"] *= factors[:, None]
     tensors[f"{reader}.weight"] /= factors
 
@@ -87,16 +99,16 @@ def _grow_attention(tensors: Tensors, here: str, heads: Heads, outliers: Outlier
     attention = f"{here}self_attn."
     norm = f"{here}input_layernorm"
     readers = [f"{attention}{name}_proj" for name in "qkv"]
-    _grow_norm(tensors, norm, readers, _factors(tensors[f"{norm}.weight"].numel(), outliers, generator))
+    _grow_norm(tensors, norm, readers, _common(tensors[f"{norm}.weight"].numel(), outliers, generator))
 
-    values = _factors(tensors[f"{attention}v_proj.weight"].shape[0], outliers, generator)
+    values = _common(tensors[f"{attention}v_proj.weight"].shape[0], outliers, generator)
     tensors[f"{attention}v_proj.weight"] *= values[:, None]
     per_query_head = values.view(heads.key_value, -1).repeat_interleave(heads.attention // heads.key_value, dim=0)
     tensors[f"{attention}o_proj.weight"] /= per_query_head.flatten()
 
     # Only channels that rotary embedding leaves alone: a rotated pair would need one factor.
     query_gain = 1 + tensors[f"{attention}q_norm.weight"].float()
-    keys = _factors(query_gain.numel(), outliers, generator)
+    keys = _factors(query_gain.numel(), outliers.key_share, outliers.key_scales, generator)
     keys[: query_gain.numel() // 2] = 1.0
     shrunk = (query_gain / keys - 1).to(torch.bfloat16).float()
     changed = keys != 1
@@ -110,9 +122,9 @@ def _grow_delta(tensors: Tensors, here: str, heads: Heads, outliers: Outliers, g
     delta = f"{here}linear_attn."
     norm = f"{here}input_layernorm"
     readers = [f"{delta}in_proj_{name}" for name in ("qkv", "z", "b", "a")]
-    _grow_norm(tensors, norm, readers, _factors(tensors[f"{norm}.weight"].numel(), outliers, generator))
+    _grow_norm(tensors, norm, readers, _common(tensors[f"{norm}.weight"].numel(), outliers, generator))
 
-    outputs = _factors(tensors[f"{delta}norm.weight"].numel(), outliers, generator)
+    outputs = _common(tensors[f"{delta}norm.weight"].numel(), outliers, generator)
     tensors[f"{delta}norm.weight"] = tensors[f"{delta}norm.weight"] * outputs
     tensors[f"{delta}out_proj.weight"] /= outputs.repeat(heads.delta_value)
 
