@@ -11,6 +11,7 @@ be shared by backends that hold tables differently.
 
 import hashlib
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from export.sequence import run_block
 from export.weights import Unit, plain_tensors, units
 
 ROWS_AT_ONCE = 4096
+SHARED_MODULE = re.compile(r"^from export\.quantize\.(\w+) import", re.MULTILINE)
 
 Progress = Callable[[str, int], None]  # block name, bytes of checkpoint it was made from
 
@@ -255,7 +257,12 @@ def _bytes(job: Job, block: str) -> int:
 
 
 def _source_hash(module: ModuleType) -> str:
-    """The hash of a method's source and of what methods share: an edit makes its old results unreachable."""
-    own = Path(inspect.getfile(module))
-    files = [own, *sorted(own.parent.glob("_*.py"))]
+    """The hash of a method's source and of what it takes from beside it: an edit makes old results unreachable."""
+    files = sorted(_sources(Path(inspect.getfile(module))))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+
+
+def _sources(file: Path) -> set[Path]:
+    """A method's file, and those of the same directory that it imports, directly or not."""
+    shared = {file.with_name(f"{name}.py") for name in SHARED_MODULE.findall(file.read_text(encoding="utf-8"))}
+    return {file, file.with_name("__init__.py")}.union(*(_sources(other) for other in shared - {file}))

@@ -1,6 +1,9 @@
 """Schemes, methods and the quantized checkpoint on disk."""
 
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +27,7 @@ from export.schemes import FLOAT, INT8_ROW, Format, Rule, Scheme, layout
 from export.weights import units
 from tests.subjects import quantized, random_tokens
 
+ROOT = Path(__file__).parent.parent
 FORMATS = [Format(bits=4, group_size=32), Format(bits=4, group_size=64), INT8_ROW]
 
 
@@ -131,6 +135,43 @@ def test_an_interrupted_quantization_resumes_at_the_first_missing_block(
     store = quantize_checkpoint(going_on, root, lambda *_: None)
     assert calls == ["layers.2", "layers.3"]
     assert {file: (directory / file).stat().st_mtime_ns for file in done} == before, "a finished block was made again"
+    for file in sorted(expected.path.iterdir()):
+        assert (store.path / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from export.quantize_checkpoint import quantize_checkpoint
+from tests.test_quantize import job_of
+
+def killed_at_the_third(name, num_bytes):
+    if name == "layers.2" and num_bytes:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+quantize_checkpoint(job_of(Path(sys.argv[1]), "weighted"), Path(sys.argv[2]), killed_at_the_third)
+"""
+
+
+def test_a_killed_calibration_goes_on_behind_its_last_block_and_ends_the_same(
+    fixture_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    directory = fixture_checkpoint("like_4b")
+    job = job_of(directory, "weighted")
+    expected = quantize_checkpoint(job, tmp_path / "whole", lambda *_: None)
+    root, said = tmp_path / "killed", list[str]()
+    command = [sys.executable, "-c", KILLED, str(directory), str(root)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    store = quantize_checkpoint(job, root, told(said))
+    assert said[:6] == [
+        "layers.0",
+        "layers.1",
+        "layers.2",
+        "layers.0: run 48 tokens",
+        "layers.1: run 48 tokens",
+        "layers.2: run 48 tokens",
+    ]
     for file in sorted(expected.path.iterdir()):
         assert (store.path / file.name).read_bytes() == file.read_bytes(), file.name
 
