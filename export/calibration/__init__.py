@@ -7,12 +7,16 @@ Writing takes minutes for small models and hours for large ones, which read the 
 of their own to say. A user's file comes before all of this.
 """
 
+import contextlib
 import hashlib
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from export import user_cache
@@ -32,7 +36,7 @@ from export.calibration.sequences import (
 )
 from export.checkpoint_blocks import CheckpointModel
 from export.config import ModelConfig
-from export.errors import CalibrationError
+from export.errors import CalibrationError, OutputError
 from export.progress import Progress
 from export.spec import digest
 from export.text_files import TextFiles
@@ -104,9 +108,29 @@ def calibrate(request: Request, progress: Progress) -> Calibration:
     """The tokens to learn from; written by the model once, and kept."""
     made = {"file": _from_file, "answers": _own_text, "text": _prose}[request.kind](request, progress)
     found = Calibration(kind=request.kind, tokens=made)
+    _keep(found)
     where = f"from {request.path}" if request.path else f"({ORIGINS[request.kind]})"
     progress.note(f"calibration: {found.tokens.numel()} tokens {where}, sha256 {found.sha256[:12]}")
     return found
+
+
+def kept_tokens(sha256: str) -> Tensor | None:
+    """The tokens of a calibration that was made here before: a quality report must not read what was learned from."""
+    try:
+        return torch.from_numpy(np.load(_kept_file(sha256), allow_pickle=False))
+    except (OSError, ValueError, EOFError):
+        return None
+
+
+def _keep(calibration: Calibration) -> None:
+    content = io.BytesIO()
+    np.save(content, calibration.tokens.numpy())
+    with contextlib.suppress(OSError, OutputError):  # a cache that cannot be written costs a warning, not correctness
+        user_cache.write_atomically(_kept_file(calibration.sha256), content.getvalue())
+
+
+def _kept_file(sha256: str) -> Path:
+    return user_cache.directory("calibration") / f"{sha256[:32]}.npy"
 
 
 ORIGINS = {

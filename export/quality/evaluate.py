@@ -8,6 +8,8 @@ measuring the first again.
 import contextlib
 import hashlib
 import io
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -135,7 +137,7 @@ def recall(name: str) -> Measurement | None:
             arrays = {key: stored[key] for key in stored.files}
             stats = TokenStats(**{field.name: arrays[field.name] for field in fields(TokenStats)})
             known = {field.name: arrays.get(f"errors.{field.name}") for field in fields(LayerErrors)}
-    except (OSError, OutputError, ValueError, KeyError, EOFError):
+    except (OSError, OutputError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
     errors = None if any(value is None for value in known.values()) else LayerErrors(**known)  # type: ignore[arg-type]
     return Measurement(stats=stats, errors=errors)

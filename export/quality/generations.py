@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from export import user_cache
-from export.config import ModelConfig
 from export.decoder import Layer, Rope, rope_table, text_positions
 from export.errors import OutputError
 from export.progress import Progress
@@ -136,7 +135,7 @@ def answers_in_runtime(artifact: Artifact, prompts: Tensor, eos: Sequence[int], 
 def greedy(reading: Reading, prompts: Tensor, eos: Sequence[int], progress: Progress) -> list[list[int]]:
     """The NEW_TOKENS most likely tokens one after the other behind each prompt, all prompts in step."""
     config, room = reading.weights.config, prompts.shape[1] + NEW_TOKENS
-    layers = _Layers(reading)
+    pieces = _Pieces(reading)
     tables = rope_table(config, room, "cos"), rope_table(config, room, "sin")
     state = [torch.zeros(len(prompts), *tensor.shape[1:]) for tensor in state_tensors(config, room)]
     rows: list[list[int]] = [[] for _ in prompts]
@@ -146,11 +145,12 @@ def greedy(reading: Reading, prompts: Tensor, eos: Sequence[int], progress: Prog
         rope = Rope(positions, torch.tensor([start]), *tables, config.mrope_section)
         hidden = embed(reading.weights, tokens)
         for index in range(config.num_layers):
-            update, residual, pair = layers(index)(None, hidden, rope, (state[2 * index], state[2 * index + 1]), False)
+            before = (state[2 * index], state[2 * index + 1])
+            update, residual, pair = pieces.layer(index)(None, hidden, rope, before, False)
             state[2 * index], state[2 * index + 1] = pair
             hidden = update + residual
         start += tokens.shape[1]
-        best = _best(reading, hidden[:, -1])
+        best = _best(pieces, reading, hidden[:, -1])
         for row, token in zip(rows, best.tolist(), strict=True):
             row.append(token)
         tokens = best.unsqueeze(1)
@@ -160,31 +160,39 @@ def greedy(reading: Reading, prompts: Tensor, eos: Sequence[int], progress: Prog
     return rows
 
 
-class _Layers:
-    """A model's layers by index, kept where all of them fit."""
+class _Pieces:
+    """A model's layers by index and its head by columns, kept where all of it fits."""
 
     def __init__(self, reading: Reading) -> None:
         weights = sum(unit.num_weights for unit in units(reading.weights.config))
         self._keep = 4 * weights <= KEPT_BYTES
         self._reading = reading
-        self._known: dict[int, Layer] = {}
+        self._layers: dict[int, Layer] = {}
+        self._heads: dict[int, Tensor] = {}
 
-    def __call__(self, index: int) -> Layer:
-        layer = self._known.get(index) or load_reading_layer(self._reading, index)
+    def layer(self, index: int) -> Layer:
+        found = self._layers.get(index) or load_reading_layer(self._reading, index)
         if self._keep:
-            self._known[index] = layer
-        return layer
+            self._layers[index] = found
+        return found
+
+    def head(self, columns: slice) -> Tensor:
+        found = self._heads.get(columns.start)
+        found = head_weight(self._reading.weights, columns) if found is None else found
+        if self._keep:
+            self._heads[columns.start] = found
+        return found
 
 
-def _best(reading: Reading, hidden: Tensor) -> Tensor:
+def _best(pieces: _Pieces, reading: Reading, hidden: Tensor) -> Tensor:
     """The most likely next token (rows,) of hidden states (rows, hidden)."""
     outputs = outputs_of(reading, hidden)
-    config: ModelConfig = reading.weights.config
+    vocab_size = reading.weights.config.vocab_size
     best = torch.full((len(hidden),), -torch.inf)
     found = torch.zeros(len(hidden), dtype=torch.int64)
-    for start in range(0, config.vocab_size, COLUMNS_AT_ONCE):
-        columns = slice(start, min(start + COLUMNS_AT_ONCE, config.vocab_size))
-        values, places = outputs.logits(head_weight(reading.weights, columns), slice(None)).max(dim=1)
+    for start in range(0, vocab_size, COLUMNS_AT_ONCE):
+        columns = slice(start, min(start + COLUMNS_AT_ONCE, vocab_size))
+        values, places = outputs.logits(pieces.head(columns), slice(None)).max(dim=1)
         better = values > best
         best, found = torch.where(better, values, best), torch.where(better, places + start, found)
     return found

@@ -25,6 +25,7 @@ from export.weights import EMBEDDING, HEAD, units
 
 SEQUENCES_AT_ONCE = 4
 ROWS_AT_ONCE = 128
+FEW_TOKENS = 256  # read one by one, since a table may have 250,000 rows
 OWN_ERROR_SEQUENCES = 4  # enough for a curve; it costs one more pass of every layer
 
 Progress = Callable[[str, int], None]
@@ -146,8 +147,13 @@ def _columns(vocab_size: int) -> Iterator[slice]:
 
 
 def embed(weights: ModelWeights, tokens: Tensor) -> Tensor:
-    """Embedding rows (N, T, hidden), the table read block by block."""
+    """Embedding rows (N, T, hidden): a few one by one, else the table block by block."""
     found = torch.empty(*tokens.shape, weights.config.hidden_size)
+    wanted = tokens.unique().tolist()
+    if len(wanted) <= FEW_TOKENS:
+        for token in wanted:
+            found[tokens == token] = table_rows(weights, EMBEDDING, slice(token, token + 1))
+        return found
     for rows in _columns(weights.config.vocab_size):
         inside = (tokens >= rows.start) & (tokens < rows.stop)
         if inside.any():

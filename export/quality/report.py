@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from export.calibration import kept_tokens
 from export.checkpoint import Checkpoint
 from export.config import parse_config
 from export.decoder import Activations
@@ -45,7 +46,7 @@ from export.quality.subjects import (
     unit_bytes,
     weights_of,
 )
-from export.quality.texts import Sequences, cut, default_texts, overlap, read_texts, tokens_hash
+from export.quality.texts import OVERLAP_TOKENS, Sequences, cut, default_texts, overlap, read_texts, tokens_hash
 from export.quantized import QuantizedCheckpoint
 from export.random_checkpoint import MARK
 from export.schemes import Layout
@@ -120,6 +121,7 @@ class Report:
     reference_free_text: Mapping[str, Estimate]
     coverage: Mapping[str, Sequence[Coverage]]
     formats: Mapping[str, Mapping[str, str]]
+    calibration_overlap: Mapping[str, float | None]  # of calibrated candidates; None where that text is not at hand
     warnings: Sequence[str]
 
     def to_dict(self) -> dict[str, Any]:
@@ -151,6 +153,7 @@ def make_report(options: Options, progress: Progress) -> Report:
     own, rows = _with_answers(work, candidates, rows, options.prompts) if options.prompts else ({}, rows)
     if options.sensitivity:
         rows = _with_sensitivity(work, candidates, rows)
+    shared = _shared_text(work, candidates)
     return Report(
         against=options.against,
         checkpoint_sha256=reference.checkpoint.content_hash(),
@@ -160,7 +163,8 @@ def make_report(options: Options, progress: Progress) -> Report:
         reference_free_text=own,
         coverage={one.name: coverage(one.formats, reference) for one in candidates if one.formats},
         formats={one.name: {unit: str(form) for unit, form in one.formats.items()} for one in candidates},
-        warnings=_warnings(work, candidates),
+        calibration_overlap=shared,
+        warnings=[*_warnings(work, candidates), *_overlap_warnings(shared)],
     )
 
 
@@ -369,6 +373,25 @@ def _with_sensitivity(work: _Work, candidates: Sequence[Candidate], rows: list[R
             row = replace(row, sensitivity=found)
         done.append(row)
     return done
+
+
+def _shared_text(work: _Work, candidates: Sequence[Candidate]) -> dict[str, float | None]:
+    """How much of the text each calibrated candidate learned from."""
+    found: dict[str, float | None] = {}
+    for one in candidates:
+        if one.calibration is not None:
+            learned = kept_tokens(one.calibration)
+            found[one.name] = None if learned is None else overlap(work.sequences.tokens, learned)
+    return found
+
+
+def _overlap_warnings(shared: Mapping[str, float | None]) -> list[str]:
+    return [
+        f"{name} was calibrated on {share:.1%} of this text (runs of {OVERLAP_TOKENS} tokens): its figures flatter it, "
+        "give another --text"
+        for name, share in shared.items()
+        if share
+    ]
 
 
 def _warnings(work: _Work, candidates: Sequence[Candidate]) -> list[str]:

@@ -40,6 +40,7 @@ EMULATIONS: Mapping[str, Activations] = {
     "int8_group": Activations(kind="int8_group", group_cap=32),
     "int8_token": Activations(kind="int8_token"),
 }
+SAME = ("vocab_size", "num_layers", "hidden_size", "intermediate_size", "layer_types")  # of two checkpoints of a model
 BLOCK_FILE = f"{EMBEDDING}.safetensors"
 SCALE_BYTES = 2  # bfloat16, as quantized checkpoints hold them
 FORMAT_NAME = re.compile(r"int(\d+)_(?:g(\d+)|row)")
@@ -67,6 +68,7 @@ class Candidate:
     bytes_per_token: int
     subject: Subject | None
     artifact: Artifact | None
+    calibration: str | None = None  # sha256 of the token ids that it was calibrated on
     warnings: tuple[str, ...] = ()
 
 
@@ -137,7 +139,7 @@ def _artifact(path: Path, reference: Reference, activations: str | None) -> Cand
         warnings.append(
             f"{path.name} was made from other weights than {reference.path}: fine-tuning counts as loss here"
         )
-    metadata = _reference_metadata(artifact)
+    learned, metadata = manifest.inputs.calibration, _reference_metadata(artifact)
     formats = {unit: parse_format(text) for unit, text in json.loads(metadata.get("formats", "{}")).items()}
     name = f"{manifest.scheme}/{manifest.method}/{manifest.backend}"
     emulation = EMULATIONS.get(activations or metadata.get("emulation", "none"))
@@ -153,6 +155,7 @@ def _artifact(path: Path, reference: Reference, activations: str | None) -> Cand
         bytes_per_token=manifest.bytes_read_per_decoded_token,
         subject=_cached(name, metadata.get("codes"), formats, reference, emulation),
         artifact=artifact,
+        calibration=None if learned is None else str(learned["sha256"]),
         warnings=tuple(warnings),
     )
 
@@ -186,11 +189,12 @@ def _store(path: Path, reference: Reference, activations: str | None) -> Candida
 
 def _checkpoint(path: Path, reference: Reference) -> Candidate:
     subject, _, config = float_subject(path.resolve().name, path)
-    if config.vocab_size != reference.config.vocab_size or config.num_layers != reference.config.num_layers:
-        raise QualityError(
-            f"{path}: {config.num_layers} layers and a vocabulary of {config.vocab_size}, {reference.path} has "
-            f"{reference.config.num_layers} and {reference.config.vocab_size}; compare two checkpoints of one model"
-        )
+    for name in SAME:
+        ours, theirs = getattr(config, name), getattr(reference.config, name)
+        if ours != theirs:
+            raise QualityError(
+                f"{path}: {name} is {ours}, that of {reference.path} is {theirs}; compare two checkpoints of one model"
+            )
     formats = {unit.name: FLOAT for unit in units(config)}
     return Candidate(
         name=subject.name,
@@ -212,9 +216,10 @@ def stored_layout(path: Path, config: ModelConfig) -> Layout:
     formats: dict[str, Format] = {}
     for unit in units(config):
         codes, scales = entries.get(f"{unit.name}.codes"), entries.get(f"{unit.name}.scales")
-        if f"{unit.name}.weight" in entries:
+        weight = entries.get(f"{unit.name}.weight")
+        if weight is not None and weight.shape == (unit.out_features, unit.in_features):
             formats[unit.name] = FLOAT
-        elif codes is not None and scales is not None:
+        elif codes is not None and scales is not None and codes.shape[0] == scales.shape[0] == unit.out_features:
             groups = scales.shape[1]
             bits = 4 if codes.dtype == "U8" else 8
             formats[unit.name] = Format(bits=bits, group_size=None if groups == 1 else unit.in_features // groups)

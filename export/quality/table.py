@@ -12,7 +12,7 @@ from export.quality.report import Report, Row
 from export.quality.sensitivity import largest
 
 SHOWN_PARTS = 5
-SMALL = 1e-3  # shown with an exponent, and so with a digit less
+SMALL = 1e-3  # shown with an exponent, and so with one digit
 FIGURES = {
     "excess_nll": "excess NLL",
     "nll_ratio": "NLL ratio",
@@ -96,7 +96,7 @@ def written(name: str, estimate: Estimate) -> str:
     error = estimate.standard_error
     if name in SHARES:
         return f"{estimate.value:.1%}" + ("" if error is None else f"±{100 * error:.1f}")
-    digits = 4 if name == "nll_ratio" else 3 if abs(estimate.value) >= SMALL else 2
+    digits = 4 if name == "nll_ratio" else 3 if abs(estimate.value) >= SMALL else 1
     return f"{estimate.value:.{digits}g}{'' if error is None else f'±{error:.1g}'}".replace("e-0", "e-")
 
 

@@ -1,7 +1,5 @@
 """Side-by-side reading against the whole decoder at once, and what must hold between candidates."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -17,38 +15,13 @@ from export.quality.metrics import summarize, token_stats
 from export.quality.reading import Reading, compare, embed, read
 from export.quality.report import measure_quality
 from export.quality.sensitivity import layer_sensitivity
-from export.quality.subjects import EMULATIONS, Reference, noise_subjects, open_reference, quantized_subject
+from export.quality.subjects import EMULATIONS, Reference, noise_subjects, quantized_subject
 from export.quality.texts import Sequences
 from export.quantized import QuantizedCheckpoint
-from tests.subjects import chunked_logits, eager, quantized
+from tests.quality.conftest import TINY
+from tests.subjects import chunked_logits, eager
 
-TINY = Path(__file__).parents[2] / "export" / "models" / "tiny"
 SILENT = Silent()
-
-
-@pytest.fixture(scope="module")
-def reference() -> Reference:
-    return open_reference(str(TINY))
-
-
-@pytest.fixture(scope="module")
-def int4(tmp_path_factory: pytest.TempPathFactory) -> QuantizedCheckpoint:
-    return quantized(TINY, tmp_path_factory.mktemp("int4"), "int4")
-
-
-@pytest.fixture(scope="module")
-def int8(tmp_path_factory: pytest.TempPathFactory) -> QuantizedCheckpoint:
-    return quantized(TINY, tmp_path_factory.mktemp("int8"), "int8")
-
-
-@pytest.fixture(scope="module")
-def sequences(reference: Reference) -> Sequences:
-    """Eight sequences of 32 tokens of the tiny model's held-out text."""
-    ids = reference.text.encode((TINY / "held_out.txt").read_text())[: 8 * 32]
-    tokens = torch.tensor(ids).view(8, 32)
-    scored = torch.ones_like(tokens, dtype=torch.bool)
-    scored[:, -1] = False
-    return Sequences(tokens=tokens, scored=scored, source=(0,) * 8, names=("held out",))
 
 
 @pytest.mark.parametrize("kind", EMULATIONS)
