@@ -202,7 +202,7 @@ def members_of(config: ModelConfig) -> dict[str, list[str]]:
 def stored_codes(unit: str, form: Format, found: Codes) -> dict[str, Tensor]:
     """The tensors of a matrix as its block's file holds them."""
     codes = pack_int4(found.codes) if form.bits == 4 else found.codes
-    return {f"{unit}.codes": codes.contiguous(), f"{unit}.scales": found.scales.to(torch.bfloat16)}
+    return {f"{unit}.codes": codes.contiguous(), f"{unit}.scales": found.scales.to(torch.bfloat16).contiguous()}
 
 
 def unpack_int4(packed: Tensor) -> Tensor:
