@@ -28,6 +28,7 @@ from export.spec import (
     DEFAULT_METHOD,
     DEFAULT_MODEL,
     DEFAULT_SCHEME,
+    DEFAULT_WORKERS,
     ExportSpec,
     parse_bytes,
 )
@@ -111,6 +112,7 @@ def _spec(arguments: argparse.Namespace) -> ExportSpec:
         modality=arguments.modality,
         context_length=arguments.context_length,
         budget_bytes=None if arguments.budget is None else parse_bytes(arguments.budget),
+        workers=arguments.workers,
     )
 
 
@@ -163,7 +165,17 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="TOKENS",
         help=f"longest conversation (default: {DEFAULT_CONTEXT_LENGTH})",
     )
-    add("--budget", metavar="SIZE", help="fail early if the bundle would be larger, such as 480MB (powers of 1000)")
+    add(
+        "--budget",
+        metavar="SIZE",
+        help="what the bundle may take, such as 480MB (powers of 1000): auto finds what fits, others fail early",
+    )
+    add(
+        "--workers",
+        default=DEFAULT_WORKERS,
+        metavar="NAME",
+        help=f"where layouts are tried out by auto: local, or ray (default: {DEFAULT_WORKERS})",
+    )
     add(
         "--out",
         metavar="DIR",

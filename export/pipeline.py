@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -89,12 +89,12 @@ def export(spec: ExportSpec, progress: Progress) -> Bundle:
     """Make the bundle that `spec` asks for; raises a ProjectError that says what to do, and then seals nothing."""
     plan = make_plan(spec)
     with own_directory(spec.out), disk_errors(spec.out, OTHER_OUT):
-        inputs = read_inputs(plan, progress)
-        waiting = [build for build in plan.builds if not _is_made(inputs, build, progress)]
+        inputs = decide(read_inputs(plan, progress), progress)
+        waiting = [build for build in inputs.plan.builds if not _is_made(inputs, build, progress)]
         calibration = learn_from(inputs, progress) if waiting else None
         for build in waiting:
             make_artifact(inputs, calibration, build, progress)
-        return write_bundle(plan, inputs.resolved, progress)
+        return write_bundle(inputs.plan, inputs.resolved, progress)
 
 
 def read_inputs(plan: Plan, progress: Progress) -> Inputs:
@@ -108,6 +108,23 @@ def read_inputs(plan: Plan, progress: Progress) -> Inputs:
     return Inputs(
         plan=plan, resolved=resolved, checkpoint=checkpoint, text=text, checkpoint_hash=_hash(checkpoint, progress)
     )
+
+
+def decide(inputs: Inputs, progress: Progress) -> Inputs:
+    """Let a scheme that searches find its formats; a found layout is kept, so finding it again takes no time."""
+    if not inputs.plan.scheme.is_searched:
+        return inputs
+    from export.search.auto import Search, choose_layouts  # Optuna: a second at each start, for searches only
+
+    calibration = calibrate(inputs.calibration_request, progress)
+    search = Search(
+        checkpoint=inputs.resolved.path,
+        checkpoint_hash=inputs.checkpoint_hash,
+        tokens=calibration.tokens,
+        tokens_hash=calibration.sha256,
+        text=inputs.text,
+    )
+    return replace(inputs, plan=choose_layouts(inputs.plan, search, progress))
 
 
 def learn_from(inputs: Inputs, progress: Progress) -> Calibration | None:

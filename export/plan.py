@@ -1,9 +1,11 @@
 """What an export will do, worked out from names and the config alone: contradictions die here, in milliseconds."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from export import catalog
 from export.calibration.files import read_documents
@@ -12,6 +14,8 @@ from export.config import ModelConfig, parse_config, read_config
 from export.errors import BudgetError, QuantizationError, SpecError, UnknownNameError, UnsupportedSchemeError
 from export.quantize_checkpoint import Method, load_method
 from export.schemes import Layout, Scheme, layout
+from export.search.evaluator import LOCAL, check_workers
+from export.search.layouts import Space, smallest_layout
 from export.sources import RANDOM, ModelEntry, check_same_model, model_names, read_model_entry, resolve, source_names
 from export.spec import DEFAULT_MODEL, ExportSpec
 
@@ -30,6 +34,7 @@ class Build:
     module: ModuleType
     layout: Layout
     model_bytes: int
+    search: Mapping[str, Any] | None = None  # how the layout was found, where it was
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +65,9 @@ def make_plan(spec: ExportSpec) -> Plan:
     """Check the spec against the catalog and the model's dimensions; no weight is read, no network asked."""
     target = catalog.load("targets", spec.target)
     method = load_method(spec.method)
-    _check_calibration(spec, method)
     scheme = _scheme(spec)
+    _check_calibration(spec, method, scheme)
+    _check_workers(spec, scheme)
     if spec.source not in source_names():
         raise UnknownNameError("source", spec.source, source_names())
     entry, config, model = _model(spec)
@@ -91,10 +97,19 @@ def format_counts(layout: Layout) -> dict[str, int]:
     return dict(Counter(str(form) for form in layout.values()))
 
 
-def _check_calibration(spec: ExportSpec, method: Method) -> None:
+def _check_workers(spec: ExportSpec, scheme: Scheme) -> None:
+    check_workers(spec.workers)
+    if spec.workers != LOCAL and not scheme.is_searched:
+        raise SpecError(
+            f"--workers {spec.workers} changes nothing in --scheme {spec.scheme}, which tries nothing out; leave it "
+            "out, or use --scheme auto"
+        )
+
+
+def _check_calibration(spec: ExportSpec, method: Method, scheme: Scheme) -> None:
     if spec.calibration is None:
         return
-    if not method.needs_calibration:
+    if not method.needs_calibration and not scheme.is_searched:
         raise SpecError(
             f"--calibration {spec.calibration} changes nothing with --method {method.name}, which learns from no text; "
             "leave one of them out"
@@ -164,9 +179,16 @@ def _build(name: str, target: ModuleType, scheme: Scheme, config: ModelConfig, s
             f"backend {name!r} is not built for this target; it builds {', '.join(allowed)}, so name one of these"
         )
     formats = layout(scheme, config, module.FINEST)
+    if scheme.is_searched and spec.budget_bytes is not None:
+        formats = smallest_layout(searched_space(config, module, spec))
     module.check(formats, config)
     model_bytes = module.estimate_bytes(formats, config, spec.context_length)
     return Build(backend=name, module=module, layout=formats, model_bytes=model_bytes)
+
+
+def searched_space(config: ModelConfig, backend: ModuleType, spec: ExportSpec) -> Space:
+    """What a search may choose from."""
+    return Space(config=config, backend=backend, context_length=spec.context_length)
 
 
 def _check_budget(plan: Plan) -> None:

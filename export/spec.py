@@ -14,6 +14,7 @@ DEFAULT_MODEL = "qwen3.5-0.8b"
 DEFAULT_SCHEME = "int4"
 DEFAULT_METHOD = "rtn"
 DEFAULT_CONTEXT_LENGTH = 4096
+DEFAULT_WORKERS = "local"
 MIN_CONTEXT_LENGTH = 16
 MAX_CONTEXT_LENGTH = 262_144  # Qwen3.5's own limit
 MAX_GROUP_SIZE = 1 << 20
@@ -38,6 +39,7 @@ class ExportSpec:
     modality: str = "text"
     context_length: int = DEFAULT_CONTEXT_LENGTH
     budget_bytes: int | None = None
+    workers: str = DEFAULT_WORKERS
 
     def __post_init__(self) -> None:
         for name in ("target", "model", "checkpoint"):

@@ -65,10 +65,14 @@ class Rule:
 
 @dataclass(frozen=True, kw_only=True)
 class Scheme:
-    """Rules in order; `summary` is the line `--list` shows."""
+    """Rules in order; `summary` is the line `--list` shows.
+
+    Where `is_searched`, the rules only say how many bytes are usual: the formats are found once the checkpoint is open.
+    """
 
     summary: str
     rules: tuple[Rule, ...]
+    is_searched: bool = False
 
     def with_group_size(self, group_size: int | None) -> "Scheme":
         """The same scheme with the group size of its 4-bit rules replaced; None changes nothing."""

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from export.errors import BudgetError
 
 SLACK = 1e-12  # of float64 sums, relative to what is summed
-BISECTIONS = 100
+BISECTIONS = 200
+TIGHT = 1e-9  # of the price: the bound is flat there
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -61,8 +62,9 @@ def solve(items: Sequence[Item], budget_bytes: int) -> Solution:
     smallest = sum(int(size.min()) for size in sizes)
     if smallest > budget_bytes:
         raise BudgetError(f"{budget_bytes} bytes hold no choice of formats: the smallest takes {smallest} bytes")
-    price, bound = _dual(sizes, costs, budget_bytes)
-    limit = _total(costs, _feasible(sizes, costs, budget_bytes, price))
+    table = _Table.of(sizes, costs)
+    price, bound, fitting = _dual(table, budget_bytes)
+    limit = _total(costs, _feasible(sizes, costs, budget_bytes, table.cheapest(fitting)))
     limit += SLACK * (abs(limit) + price * budget_bytes)
     stages = _stages(sizes, costs, budget_bytes, price, limit)
     best = int(np.lexsort((stages[-1].num_bytes, stages[-1].cost))[0])
@@ -107,41 +109,67 @@ def _suffix(values: Any) -> Any:
     return np.concatenate((np.cumsum(values[::-1])[::-1], np.zeros(1, dtype=values.dtype)))
 
 
-def _dual(sizes: Sequence[Integers], costs: Sequence[Floats], budget_bytes: int) -> tuple[float, float]:
-    """The price of a byte at which the bound is highest, and that bound."""
-    if sum(int(_cheapest(size, cost, 0.0)[1]) for size, cost in zip(sizes, costs, strict=True)) <= budget_bytes:
-        return 0.0, _bound(sizes, costs, budget_bytes, 0.0)
+@dataclass(frozen=True)
+class _Table:
+    """All options side by side (items, most options), missing ones infinitely dear; sorted by bytes."""
+
+    sizes: Integers
+    costs: Floats
+    order: Integers
+
+    @classmethod
+    def of(cls, sizes: Sequence[Integers], costs: Sequence[Floats]) -> "_Table":
+        width = max(len(size) for size in sizes)
+        table = cls(
+            np.zeros((len(sizes), width), dtype=np.int64),
+            np.full((len(sizes), width), np.inf),
+            np.zeros((len(sizes), width), dtype=np.int64),
+        )
+        for row, (size, cost) in enumerate(zip(sizes, costs, strict=True)):
+            order = np.argsort(size, kind="stable")
+            table.sizes[row, : len(size)], table.costs[row, : len(size)] = size[order], cost[order]
+            table.order[row, : len(size)] = order
+        return table
+
+    def cheapest(self, price: float) -> Integers:
+        """Each item's cheapest option at a price of a byte, of equals the smallest."""
+        best = self._best(price)
+        return np.asarray(np.take_along_axis(self.order, best[:, None], axis=1)[:, 0])
+
+    def priced_bytes(self, price: float) -> int:
+        """What the cheapest options take."""
+        return int(np.take_along_axis(self.sizes, self._best(price)[:, None], axis=1).sum())
+
+    def bound(self, price: float, budget_bytes: int) -> float:
+        """What no choice within the budget can cost less than."""
+        return float((self.costs + price * self.sizes).min(axis=1).sum()) - price * budget_bytes
+
+    def _best(self, price: float) -> Integers:
+        return np.asarray((self.costs + price * self.sizes).argmin(axis=1))
+
+
+def _dual(table: _Table, budget_bytes: int) -> tuple[float, float, float]:
+    """The price of a byte at which the bound is highest, that bound, and the lowest price found at which all fits."""
+    if table.priced_bytes(0.0) <= budget_bytes:
+        return 0.0, table.bound(0.0, budget_bytes), 0.0
     low, high = 0.0, 1e-30
-    while _priced_bytes(sizes, costs, high) > budget_bytes:
+    while table.priced_bytes(high) > budget_bytes:
         high *= 2.0
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        low, high = (middle, high) if _priced_bytes(sizes, costs, middle) > budget_bytes else (low, middle)
-    return max(
-        ((price, _bound(sizes, costs, budget_bytes, price)) for price in (low, high)), key=lambda found: found[1]
-    )
+        low, high = (middle, high) if table.priced_bytes(middle) > budget_bytes else (low, middle)
+        if high - low <= TIGHT * high:
+            break
+    bounds = {price: table.bound(price, budget_bytes) for price in (low, high)}
+    best = max(bounds, key=lambda price: bounds[price])
+    return best, bounds[best], high
 
 
-def _bound(sizes: Sequence[Integers], costs: Sequence[Floats], budget_bytes: int, price: float) -> float:
-    priced = sum(float((cost + price * size).min()) for size, cost in zip(sizes, costs, strict=True))
-    return priced - price * budget_bytes
-
-
-def _priced_bytes(sizes: Sequence[Integers], costs: Sequence[Floats], price: float) -> int:
-    return sum(_cheapest(size, cost, price)[1] for size, cost in zip(sizes, costs, strict=True))
-
-
-def _cheapest(size: Integers, cost: Floats, price: float) -> tuple[int, int]:
-    """The index and bytes of the cheapest option at a price; of equals the smallest."""
-    index = int(np.lexsort((size, cost + price * size))[0])
-    return index, int(size[index])
-
-
-def _feasible(sizes: Sequence[Integers], costs: Sequence[Floats], budget_bytes: int, price: float) -> tuple[int, ...]:
-    """A good choice that fits: at the lowest price at which all fit; bytes that are left go where they help most."""
-    while _priced_bytes(sizes, costs, price) > budget_bytes:
-        price = max(price * 1.0001, 1e-30)
-    choices = [_cheapest(size, cost, price)[0] for size, cost in zip(sizes, costs, strict=True)]
+def _feasible(
+    sizes: Sequence[Integers], costs: Sequence[Floats], budget_bytes: int, fitting: Integers
+) -> tuple[int, ...]:
+    """A good choice: one that fits, with the bytes that are left where they help most."""
+    choices = [int(choice) for choice in fitting]
     left = budget_bytes - sum(int(size[choice]) for size, choice in zip(sizes, choices, strict=True))
     gains = [
         (float(cost[choice] - cost[other]), index, other)

@@ -123,12 +123,12 @@ def price(costs: Costs, unit: str, form: Format) -> float:
     return 0.0 if form.is_float else costs[unit][form]
 
 
-def smallest_layout(space: Space) -> dict[str, Format]:
-    """The layout that takes the fewest bytes."""
+def smallest_layout(space: Space, wish: Wish | None = None) -> dict[str, Format]:
+    """The layout that takes the fewest bytes, of those that a wish allows."""
     packing = space.backend.PACKING
     found: dict[str, Format] = {}
     for members in space.groups():
-        forms = _offered(space, members, Wish(budget_bytes=0))
+        forms = _offered(space, members, wish or Wish(budget_bytes=0))
         sizes = [sum(packing.unit_bytes(unit, form) for unit in members) for form in forms]
         found |= {unit.name: forms[sizes.index(min(sizes))] for unit in members}
     return found
