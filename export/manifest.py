@@ -26,6 +26,7 @@ from runtimes.artifact import (
     Inputs,
     Manifest,
     Measured,
+    Quantization,
     RuntimeVersion,
     Source,
     StateKind,
@@ -37,6 +38,11 @@ from runtimes.errors import ProjectError
 
 EXPORTER_VERSION = 1  # raise when the same inputs give other files
 UNSEALED_NAME = "manifest.unsealed.json"
+ACTIVATIONS = {
+    "none": "float32",
+    "int8_group": "int8, dynamic: symmetric for each block of inputs; behind 4 bits on ARM asymmetric for each token",
+    "int8_token": "int8, dynamic: asymmetric for each token",
+}
 TOOLCHAIN = ("torch", "onnx_ir", "onnxruntime", "executorch", "torchao", "safetensors", "tokenizers")
 
 
@@ -109,7 +115,7 @@ def artifact_manifest(
         source=_source(resolved, hashes.checkpoint),
         weights=resolved.weights,
         scheme=plan.spec.scheme,
-        method=plan.spec.method,
+        method=plan.method.name,
         backend=build.backend,
         runtime=RuntimeVersion(
             name=module.RUNTIME, version=version(module.RUNTIME), oldest_version=module.OLDEST_RUNTIME
@@ -134,8 +140,20 @@ def artifact_manifest(
             checkpoint_hash=hashes.checkpoint,
             calibration=None if calibration is None else calibration.to_dict(),
         ),
+        quantization=Quantization(
+            formats={unit: str(form) for unit, form in build.layout.items()},
+            activations=_activations(build, lowered),
+            search=build.search,
+        ),
         measured=Measured(parity=None, quality=None),
     )
+
+
+def _activations(build: Build, lowered: Lowered) -> str:
+    """What the runtime really does to the inputs of quantized matrices."""
+    if all(form.is_float for form in build.layout.values()):
+        return "float32"
+    return ACTIVATIONS[lowered.activations.kind]
 
 
 def write_unsealed(directory: Path, manifest: Manifest) -> Path:

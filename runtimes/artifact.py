@@ -83,6 +83,19 @@ class Inputs:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Quantization:
+    """What the weights became and what is multiplied: `formats` by matrix, such as "int4_g64".
+
+    `activations` says what the runtime does to the inputs of quantized matrices; `search` how the formats were found,
+    null where a scheme's rules gave them.
+    """
+
+    formats: Mapping[str, str]
+    activations: str
+    search: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Measured:
     """Figures taken from the finished artifact; null where nobody measured."""
 
@@ -118,6 +131,7 @@ class Manifest:
     bytes_read_per_decoded_token: int
     toolchain: Mapping[str, str]
     inputs: Inputs
+    quantization: Quantization | None = None
     measured: Measured
 
     def to_dict(self) -> dict[str, Any]:
@@ -325,6 +339,7 @@ def _build(data: Mapping[str, Any]) -> Manifest:
         "state": tuple(StateTensor(**{**tensor, "shape": tuple(tensor["shape"])}) for tensor in data["state"]),
         "files": tuple(FileEntry(**entry) for entry in data["files"]),
         "inputs": Inputs(**data["inputs"]),
+        "quantization": Quantization(**data["quantization"]) if data.get("quantization") else None,
         "measured": Measured(**data["measured"]),
     }
     return Manifest(**{**data, **built})

@@ -93,6 +93,7 @@ def _chosen(plan: Plan, build: Build, search: Search, progress: Progress) -> Bui
         content = {"layout": dump_layout(choice.found.layout), "search": choice.to_dict()}
         user_cache.write_atomically(kept, json.dumps(content).encode())
     found = load_layout(content["layout"])
+    progress.end()
     _report(build.backend, content["search"], progress)
     model_bytes = build.module.estimate_bytes(found, plan.config, plan.spec.context_length)
     return replace(build, layout=found, model_bytes=model_bytes, search=content["search"])
@@ -114,7 +115,7 @@ def room_bytes(plan: Plan, text: TextFiles) -> dict[str, int]:
 
 def _beside_bytes(text: TextFiles, vocab_size: int) -> int:
     """At most what an artifact holds beside its model files."""
-    files = sum((text.directory / name).stat().st_size for name in text.content()["files"])
+    files = sum((text.directory / str(name)).stat().st_size for name in text.content()["files"])
     return files + len((text.chat_template or "").encode()) + vocab_size * BESIDE_BYTES_PER_TOKEN + BESIDE_BYTES
 
 
