@@ -19,6 +19,7 @@ from export.schemes import Format
 
 CELL = 0.4  # half a code's cell is 0.5; the rest keeps a rounding from being undone by noise
 MOMENTUM = 0.9
+LARGEST = 10.0  # times the usual gradient
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,7 @@ class LatentDescent:
     """Moves latents against their averaged gradient, in each matrix by `size` codes in the root mean square.
 
     Only the largest gradients reach a neighbouring code in few steps. A step of equal size for all (SignSGD, Adam)
-    flips thousands of codes whose gradient is noise.
+    flips thousands of codes whose gradient is noise. Gradients have long tails, so the largest are cut.
     """
 
     def __init__(self, latents: Iterable[Tensor]) -> None:
@@ -74,7 +75,8 @@ class LatentDescent:
         for one, average in zip(self._latents, self._averages, strict=True):
             if one.grad is not None:
                 average.lerp_(one.grad, 1 - MOMENTUM)
-                one.addcdiv_(average, average.square().mean().sqrt().clamp(min=1e-30), value=-size)
+                usual = average.square().mean().sqrt().clamp(min=1e-30)
+                one.add_((average / usual).clamp_(-LARGEST, LARGEST), alpha=-size)
                 one.grad = None
 
 
