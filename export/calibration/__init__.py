@@ -108,7 +108,7 @@ def calibrate(request: Request, progress: Progress) -> Calibration:
     """The tokens to learn from; written by the model once, and kept."""
     made = {"file": _from_file, "answers": _own_text, "text": _prose}[request.kind](request, progress)
     found = Calibration(kind=request.kind, tokens=made)
-    _keep(found)
+    keep_tokens(found)
     where = f"from {request.path}" if request.path else f"({ORIGINS[request.kind]})"
     progress.note(f"calibration: {found.tokens.numel()} tokens {where}, sha256 {found.sha256[:12]}")
     return found
@@ -122,7 +122,8 @@ def kept_tokens(sha256: str) -> Tensor | None:
         return None
 
 
-def _keep(calibration: Calibration) -> None:
+def keep_tokens(calibration: Calibration) -> None:
+    """Keep a calibration's tokens for `kept_tokens`."""
     content = io.BytesIO()
     np.save(content, calibration.tokens.numpy())
     with contextlib.suppress(OSError, OutputError):  # a cache that cannot be written costs a warning, not correctness

@@ -23,8 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--against", required=True, metavar="CHECKPOINT", help="float checkpoint directory, or a model such as tiny")
     add(
         "--text",
+        action="append",
+        default=[],
         metavar="FILE",
-        help="text or .jsonl to read (default: the checkpoint's held_out.txt, then docstrings of Python's library)",
+        help="text or .jsonl to read; repeatable (default: the checkpoint's held_out.txt, else Python's docstrings)",
     )
     add(
         "--tokens",
@@ -64,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     options = Options(
         subjects=tuple(arguments.subjects),
         against=arguments.against,
-        text=None if arguments.text is None else Path(arguments.text),
+        texts=tuple(map(Path, arguments.text)),
         tokens=arguments.tokens,
         runtime=arguments.runtime,
         activations=arguments.activations,

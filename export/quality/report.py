@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from export.calibration import kept_tokens
@@ -46,7 +47,16 @@ from export.quality.subjects import (
     unit_bytes,
     weights_of,
 )
-from export.quality.texts import OVERLAP_TOKENS, Sequences, cut, default_texts, overlap, read_texts, tokens_hash
+from export.quality.texts import (
+    OVERLAP_TOKENS,
+    Sequences,
+    cut,
+    default_texts,
+    guessing_nll,
+    overlap,
+    read_text,
+    tokens_hash,
+)
 from export.quantized import QuantizedCheckpoint
 from export.random_checkpoint import MARK
 from export.schemes import Layout
@@ -63,7 +73,7 @@ class Options:
 
     subjects: tuple[str, ...]
     against: str
-    text: Path | None = None
+    texts: tuple[Path, ...] = ()  # none: the default text
     tokens: int = 4096
     runtime: bool = False
     activations: str | None = None  # None: what an artifact's runtime does, nothing for plain weights
@@ -164,7 +174,7 @@ def make_report(options: Options, progress: Progress) -> Report:
         coverage={one.name: coverage(one.formats, reference) for one in candidates if one.formats},
         formats={one.name: {unit: str(form) for unit, form in one.formats.items()} for one in candidates},
         calibration_overlap=shared,
-        warnings=[*_warnings(work, candidates), *_overlap_warnings(shared)],
+        warnings=[*_warnings(work, candidates), *_overlap_warnings(shared), *_unreadable(work, noise)],
     )
 
 
@@ -240,11 +250,8 @@ def _renamed(candidate: Candidate, name: str) -> Candidate:
 
 
 def _sequences(options: Options, candidates: Sequence[Candidate], reference: Reference) -> Sequences:
-    texts = (
-        default_texts(reference.path, options.tokens)
-        if options.text is None
-        else read_texts(options.text, reference.text)
-    )
+    named = [read_text(path, reference.text) for path in options.texts]
+    texts = named or default_texts(reference.path, options.tokens)
     artifacts = [one.artifact for one in candidates if one.artifact is not None and options.runtime]
     longest = [artifact.manifest.context_length for artifact in artifacts]
     context_length = min([reference.config.max_position_embeddings, *longest])
@@ -392,6 +399,22 @@ def _overlap_warnings(shared: Mapping[str, float | None]) -> list[str]:
         for name, share in shared.items()
         if share
     ]
+
+
+def _unreadable(work: _Work, noise: Sequence[Row]) -> list[str]:
+    """Texts on which the float model does worse than guessing: figures on them say little of what it is for."""
+    sequences, source = work.sequences, np.array(work.sequences.source)
+    whole = {sequences.names[sequences.source[0]]: noise[0].figures}
+    found = []
+    for name, figures in (noise[0].by_text or whole).items():
+        nats = figures["reference_nll"].value
+        guessing = guessing_nll(sequences.tokens[torch.from_numpy(source == sequences.names.index(name))])
+        if nats > guessing:
+            found.append(
+                f"the float model cannot read {name}: NLL {nats:.2f}, guessing by the text's own frequencies costs "
+                f"{guessing:.2f}; figures on it say little, give another --text"
+            )
+    return found
 
 
 def _warnings(work: _Work, candidates: Sequence[Candidate]) -> list[str]:

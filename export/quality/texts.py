@@ -1,6 +1,6 @@
 """The text that quality is measured on: not the text that a method was calibrated on, and the same on every machine.
 
-By default a checkpoint's own `held_out.txt`, where it has one, and then docstrings of Python's standard library (PSF
+By default a checkpoint's own `held_out.txt`, where it has one, else docstrings of Python's standard library (PSF
 licence), which every machine that runs this has; calibration reads other texts. What the text was goes into the report
 by hash, since figures of two texts are not comparable.
 
@@ -73,10 +73,10 @@ def tokens_hash(*tensors: Tensor) -> str:
 
 def default_texts(checkpoint: Path, tokens: int) -> list[Text]:
     """What to read when nobody named a text, enough of it for that many tokens."""
-    characters = tokens * CHARACTERS_PER_TOKEN
     own = checkpoint / HELD_OUT
-    texts = [Text(name=HELD_OUT, content=own.read_text(encoding="utf-8"))] if own.is_file() else []
-    return [*texts, Text(name=DOCSTRINGS, content=docstrings(characters))]
+    if own.is_file():
+        return [Text(name=HELD_OUT, content=own.read_text(encoding="utf-8"))]
+    return [Text(name=DOCSTRINGS, content=docstrings(tokens * CHARACTERS_PER_TOKEN))]
 
 
 def docstrings(characters: int) -> str:
@@ -105,7 +105,7 @@ def _docstrings_of(files: Iterable[Path]) -> Iterator[str]:
                 yield inspect.cleandoc(text)
 
 
-def read_texts(path: Path, files: TextFiles) -> list[Text]:
+def read_text(path: Path, files: TextFiles) -> Text:
     """A user's text: plain, or JSON lines with "text" or with "messages" for the chat template."""
     if not path.is_file():
         raise QualityError(f"--text {path}: no such file; give a text, or a .jsonl with 'text' or 'messages'")
@@ -119,7 +119,7 @@ def read_texts(path: Path, files: TextFiles) -> list[Text]:
         content = "\n\n".join(_json_lines(path, content, files))
     if not content.strip():
         raise QualityError(f"--text {path}: holds no text; give some pages of it")
-    return [Text(name=path.name, content=content)]
+    return Text(name=path.name, content=content)
 
 
 def _json_lines(path: Path, content: str, files: TextFiles) -> Iterator[str]:
@@ -166,6 +166,13 @@ def cut(texts: Sequence[Text], encode: Callable[[str], list[int]], tokens: int, 
     scored = torch.ones_like(matrix, dtype=torch.bool)
     scored[:, -1] = False  # nothing follows the last token
     return Sequences(tokens=matrix, scored=scored, source=tuple(source), names=tuple(text.name for text in texts))
+
+
+def guessing_nll(tokens: Tensor) -> float:
+    """Nats a token that it costs to guess by the text's own frequencies: who reads it pays less."""
+    counts = tokens.unique(return_counts=True)[1].double()
+    shares = counts / counts.sum()
+    return float(-(shares * shares.log()).sum())
 
 
 def overlap(tokens: Tensor, calibration: Tensor) -> float:

@@ -2,12 +2,16 @@
 
 import json
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from export import cli
+from export.calibration import Calibration, keep_tokens
 from export.quality.metrics import Estimate
 from export.quality.page import pareto
 from export.quality.report import Row
@@ -107,21 +111,29 @@ def test_the_table_says_everything_in_eighty_columns(
     assert "intervals from fewer than 20 are rough" in shown
 
 
-def test_text_that_was_calibrated_on_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ours, other = tmp_path / "ours.txt", tmp_path / "other.txt"
-    text = docstrings(40_000)
-    ours.write_text(text[:20_000])
-    other.write_text(text[20_000:])
-    out = tmp_path / "bundle"
-    learn = ["--backend", "onnx", "--context-length", "64", "--method", "weighted", "--calibration", str(ours)]
-    assert cli.main(["--target", "android", "--model", "tiny", "--out", str(out), *learn, "--json"]) == 0
-    capsys.readouterr()
-    few = ["--against", "tiny", "--tokens", "128", "--prompts", "0"]
-    found = report(str(out), *few, "--text", str(ours), capsys=capsys)
-    assert next(iter(found["calibration_overlap"].values())) > 0.5
+def test_text_that_was_calibrated_on_is_told(
+    artifact: Path, reference: Reference, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held_out, other = TINY / "held_out.txt", tmp_path / "other.txt"
+    other.write_text(docstrings(20_000))
+    learned = Calibration(kind="file", tokens=torch.tensor([reference.text.encode(held_out.read_text())]))
+    keep_tokens(learned)
+    out = Path(shutil.copytree(artifact, tmp_path / "calibrated"))
+    manifest = read_manifest(out)
+    inputs = replace(manifest.inputs, calibration=learned.to_dict())
+    (out / "manifest.json").write_text(replace(manifest, inputs=inputs).to_json())
+    found = report(str(out), "--against", "tiny", "--tokens", "128", "--prompts", "0", capsys=capsys)
+    assert list(found["calibration_overlap"].values()) == [1.0]
     assert any("its figures flatter it, give another --text" in warning for warning in found["warnings"])
-    found = report(str(out), *few, "--text", str(other), capsys=capsys)
-    assert list(found["calibration_overlap"].values()) == [pytest.approx(0, abs=0.02)]
+    texts = ["--text", str(held_out), "--text", str(other)]
+    found = report(str(out), "--against", "tiny", "--tokens", "4096", "--prompts", "0", *texts, capsys=capsys)
+    assert 0 < next(iter(found["calibration_overlap"].values())) < 1
+    (row,) = found["rows"]
+    assert list(row["by_text"]) == ["held_out.txt", "other.txt"]
+    counts = [figures["mean_kld"]["value"] for figures in row["by_text"].values()]
+    assert min(counts) < row["figures"]["mean_kld"]["value"] < max(counts)
+    unreadable = [warning for warning in found["warnings"] if "cannot read other.txt" in warning]
+    assert len(unreadable) == 1
 
 
 def test_a_checkpoint_against_itself_lost_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """What text quality is measured on."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,8 +19,9 @@ from export.quality.texts import (
     cut,
     default_texts,
     docstrings,
+    guessing_nll,
     overlap,
-    read_texts,
+    read_text,
 )
 
 
@@ -36,8 +38,8 @@ def test_docstrings_are_the_same_each_time_and_a_longer_text_begins_like_a_short
     assert len(short) > SHORTEST_DOCSTRING
 
 
-def test_a_checkpoint_with_its_own_held_out_text_is_read_first(reference: Reference, tmp_path: Path) -> None:
-    assert [text.name for text in default_texts(reference.path, 256)] == [HELD_OUT, DOCSTRINGS]
+def test_a_checkpoint_with_its_own_held_out_text_is_read_on_that(reference: Reference, tmp_path: Path) -> None:
+    assert [text.name for text in default_texts(reference.path, 256)] == [HELD_OUT]
     assert [text.name for text in default_texts(tmp_path, 256)] == [DOCSTRINGS]
 
 
@@ -76,6 +78,11 @@ def test_other_scored_places_are_another_input() -> None:
     assert one.sha256 != type(one)(tokens=one.tokens, scored=scored, source=one.source, names=one.names).sha256
 
 
+def test_guessing_by_frequency_costs_the_entropy() -> None:
+    assert guessing_nll(torch.tensor([[1, 2], [3, 4]])) == pytest.approx(math.log(4))
+    assert guessing_nll(torch.tensor([[7, 7, 7]])) == 0.0
+
+
 def test_a_text_overlaps_with_itself_and_not_with_another() -> None:
     generator = torch.Generator().manual_seed(0)
     ours, theirs = (torch.randint(0, 1000, (4, 100), generator=generator) for _ in range(2))
@@ -94,7 +101,7 @@ def test_text_and_conversations_are_read_from_json_lines(reference: Reference, t
     place = tmp_path / "mixed.jsonl"
     messages = [{"role": "user", "content": "Hello!"}, {"role": "assistant", "content": "Good day."}]
     place.write_text("".join(json.dumps(one) + "\n" for one in ({"text": "a b c"}, {"messages": messages})) + "\n")
-    (found,) = read_texts(place, reference.text)
+    found = read_text(place, reference.text)
     assert found.content.startswith("a b c\n\n<|im_start|>user\nHello!")
     assert "Good day." in found.content
 
@@ -120,4 +127,4 @@ def test_a_file_that_is_no_text_is_a_named_error(
 ) -> None:
     make(tmp_path / name)
     with pytest.raises(QualityError, match=message):
-        read_texts(tmp_path / name, reference.text)
+        read_text(tmp_path / name, reference.text)
