@@ -1,8 +1,7 @@
 """Codes and scales that minimise the squared error of a matrix's output, for what is known of its inputs.
 
-With H = E[x x^T] over the inputs x that a row really reads, and C = E[x_float x^T] the products with the inputs that
-the float model would read, the row q that best gives float outputs from real inputs minimises q H q^T - 2 w C q^T: an
-ordinary least-squares problem around w C H^-1. Three steps, each never worse than the last:
+With H = E[x x^T] over the inputs x that quantized blocks before really give, a row w loses (w - q) H (w - q)^T. Three
+steps, the last two never raising it but for the rounding of scales:
 
 * rounding column by column, each error spread over the columns to come (GPTQ, Frantar et al. 2023), in order of falling
   activation, on scales fixed beforehand;
@@ -18,7 +17,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from export.operators import dequantize
 from export.quantize import Codes, bfloat16_scales
 from export.quantize._search import search_scales
 from export.schemes import Format
@@ -46,14 +44,6 @@ def damped(gram: Tensor, damping: float = DAMPING) -> Tensor:
 def plain_target(weight: Tensor, gram: Tensor) -> Target:
     """The float row itself."""
     return Target(wanted=weight, gram=damped(gram))
-
-
-def corrected_target(weight: Tensor, gram: Tensor, cross: Tensor, strength: float = 1.0) -> Target:
-    """The row that gives the float model's outputs from the inputs that quantized blocks really put out."""
-    metric = damped(gram)
-    shift = weight @ (cross - gram)  # (rows, in)
-    moved = torch.cholesky_solve(shift.T, torch.linalg.cholesky(metric)).T
-    return Target(wanted=weight + strength * moved, gram=metric)
 
 
 def fit(target: Target, form: Format, rounds: int = ROUNDS) -> Codes:
@@ -128,12 +118,6 @@ def descend(target: Target, found: Codes, form: Format) -> Codes:
             slope[start:stop].addr_(near[:, column - start], moves[column - start])
         slope[stop:].addmm_(target.gram[stop:, start:stop], moves)
     return Codes(codes.T.contiguous().to(torch.int8), found.scales)
-
-
-def output_error(target: Target, found: Codes) -> Tensor:
-    """The squared error of each row's output (rows,), per token, but for a constant."""
-    error = dequantize(found.codes, found.scales) - target.wanted
-    return ((error @ target.gram) * error).sum(-1)
 
 
 def _steps(scales: Tensor, columns: int) -> Tensor:
