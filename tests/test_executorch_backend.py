@@ -9,12 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from executorch.exir._serialize._flatbuffer_program import _flatbuffer_to_program
+from executorch.exir._serialize._program import _get_extended_header
 from torch import Tensor
 from torch.nn import functional
 
 from export.backends import Lowered, executorch
 from export.errors import LoweringError, UnsupportedSchemeError
 from export.executorch_lowering import translate
+from export.executorch_lowering.program import ProgramBuilder
+from export.executorch_lowering.pte import write_pte
 from export.quantized import QuantizedCheckpoint
 from export.schemes import Format
 from tests.subjects import CONTEXT, chunked_logits, eager, quantized, random_tokens, relative_error, request
@@ -213,6 +217,48 @@ def test_tied_table_lies_once_in_the_file(make: Make) -> None:
     untied, _, other = make("untied_fp32", "int4")
     both = sum(entry.size_bytes for name, entry in untied.entries.items() if name.endswith((".codes", ".scales")))
     assert other.stat().st_size > both
+
+
+@pytest.mark.parametrize("scheme", ["int4", "int8", "float"])
+def test_a_shared_table_gives_the_bits_of_two_tables(
+    scheme: str, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, _, shared = make("like_2b", scheme)
+
+    def write_apart(file: Path, builder: ProgramBuilder, *rest: Any) -> None:
+        assert any(constant.shared for constant in builder.constants)
+        for constant in builder.constants:
+            constant.shared = None
+        write_pte(file, builder, *rest)
+
+    monkeypatch.setattr(executorch, "write_pte", write_apart)
+    apart = tmp_path / executorch.lower(store, request(store), tmp_path, lambda *_: None).model_file
+    table = sum(entry.size_bytes for name, entry in store.entries.items() if name.startswith("embed_tokens."))
+    assert apart.stat().st_size > shared.stat().st_size + table // 2
+    tokens = random_tokens(store.config, TOKENS)
+    for plan in ([64, 36, *[1] * 20, 30], [1] * TOKENS):
+        for (_, one), (_, other) in zip(Model(shared).run(tokens, plan), Model(apart).run(tokens, plan), strict=True):
+            assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("shape", ["like_2b", "untied_fp32"])
+def test_delegates_are_opened_by_falling_size(shape: str, make: Make) -> None:
+    """While one is packed its weights are in memory twice, so the largest has to come before the others are there."""
+    _, _, file = make(shape, "int4")
+    content = file.read_bytes()
+    header = _get_extended_header(content)
+    assert header is not None
+    program = _flatbuffer_to_program(content[: header.program_size])
+    assert program.named_data is not None
+    sizes = {named.key.encode(): program.segments[named.segment_index].size for named in program.named_data}
+    totals = []
+    for delegate in program.execution_plan[0].delegates:
+        segment = program.segments[delegate.processed.index]
+        start = header.segment_base_offset + segment.offset
+        payload = content[start : start + segment.size]
+        totals.append(sum(size for key, size in sizes.items() if key in payload))
+    assert totals == sorted(totals, reverse=True)
+    assert totals[0] > totals[-1]
 
 
 OVERHEAD_BYTES = 400_000  # norms, convolutions, gates, rotary tables, masks and the program itself

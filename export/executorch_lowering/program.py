@@ -232,6 +232,7 @@ class ProgramBuilder:
         for call in self.calls:
             for value in call.region.inputs if call.region else ():
                 self.require(value)
+        self._load_largest_first()
 
     # -- the finished method -----------------------------------------------------------------------------------------
 
@@ -250,6 +251,19 @@ class ProgramBuilder:
             delegates=[self._delegate(segment) for segment in segments],
             non_const_buffer_sizes=[0, arena],
         )
+
+    def _load_largest_first(self) -> None:
+        """Number the regions by falling size of their weights.
+
+        A runtime opens delegates in this order, and while it packs one it holds that one's weights twice, as the file
+        has them and packed. With the head first, nothing else is packed yet when that costs the most.
+        """
+        order = sorted(range(len(self.regions)), key=lambda index: -self.regions[index].num_bytes)
+        places = {old: new for new, old in enumerate(order)}
+        for call in self.calls:
+            if isinstance(call.instruction.instr_args, schema.DelegateCall):
+                call.instruction.instr_args.delegate_index = places[call.instruction.instr_args.delegate_index]
+        self.regions = [self.regions[index] for index in order]
 
     def _with_arguments(self, call: Call) -> Call:
         if call.region is None:

@@ -62,6 +62,11 @@ class Region:
     quantized: dict[Value, int] = field(default_factory=dict)
     scalars: dict[float, Value] = field(default_factory=dict)
 
+    @property
+    def num_bytes(self) -> int:
+        """Weights and other constants, as the file holds them."""
+        return sum(constant.size for constant in self.constants)
+
     # -- values ------------------------------------------------------------------------------------------------------
 
     def use(self, value: Value) -> int:
