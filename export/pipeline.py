@@ -204,6 +204,7 @@ def lower(inputs: Inputs, build: Build, store: QuantizedCheckpoint, into: Path, 
         bos_token_id=inputs.text.bos_token_id,
         eos_token_ids=inputs.text.eos_token_ids,
         pad_token_id=inputs.text.pad_token_id,
+        activations=plan.scheme.activations,
     )
     progress.stage(f"{build.backend}: lower", build.model_bytes)
     lowered: Lowered = build.module.lower(store, request, into, progress.step)

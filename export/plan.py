@@ -178,12 +178,21 @@ def _build(name: str, target: ModuleType, scheme: Scheme, config: ModelConfig, s
         raise SpecError(
             f"backend {name!r} is not built for this target; it builds {', '.join(allowed)}, so name one of these"
         )
+    _check_activations(name, module, scheme, spec)
     formats = layout(scheme, config, module.FINEST)
     if scheme.is_searched and spec.budget_bytes is not None:
         formats = smallest_layout(searched_space(config, module, spec))
     module.check(formats, config)
     model_bytes = module.estimate_bytes(formats, config, spec.context_length)
     return Build(backend=name, module=module, layout=formats, model_bytes=model_bytes)
+
+
+def _check_activations(name: str, module: ModuleType, scheme: Scheme, spec: ExportSpec) -> None:
+    if scheme.activations not in module.ACTIVATION_KINDS:
+        raise UnsupportedSchemeError(
+            f"{name} cannot multiply quantized weights with {scheme.activations} activations (scheme {spec.scheme!r}); "
+            f"it does {', '.join(module.ACTIVATION_KINDS)}, so use another scheme, or --backend for one that can"
+        )
 
 
 def searched_space(config: ModelConfig, backend: ModuleType, spec: ExportSpec) -> Space:

@@ -13,7 +13,7 @@ from export.decoder import Activations, Decoder, text_positions
 from export.materialize import load
 from export.quantize_checkpoint import Job, load_method, quantize_checkpoint
 from export.quantized import QuantizedCheckpoint
-from export.schemes import Scheme, layout
+from export.schemes import ActivationKind, Scheme, layout
 from export.state import zero_state
 from export.tensors import text_tensors
 
@@ -47,7 +47,9 @@ def eager(store: QuantizedCheckpoint, activations: Activations | None = None, fu
     return load(decoder, store, CONTEXT).eval()
 
 
-def request(store: QuantizedCheckpoint, context_length: int = CONTEXT) -> LoweringRequest:
+def request(
+    store: QuantizedCheckpoint, context_length: int = CONTEXT, activations: ActivationKind = "int8"
+) -> LoweringRequest:
     """A lowering request for a store, two threads, ids 1 and 2 ending a turn."""
     return LoweringRequest(
         config=store.config,
@@ -57,6 +59,7 @@ def request(store: QuantizedCheckpoint, context_length: int = CONTEXT) -> Loweri
         bos_token_id=None,
         eos_token_ids=(1, 2),
         pad_token_id=None,
+        activations=activations,
     )
 
 

@@ -17,9 +17,10 @@ from torch import Tensor
 from export.backends import Lowered, executorch
 from export.backends import onnx as onnx_backend
 from export.config import parse_config, read_config
-from export.decoder import Decoder, Part
+from export.decoder import Activations, Decoder, Part
 from export.errors import UnsupportedSchemeError
 from export.materialize import select_rows
+from export.plan import make_plan
 from export.quantized import QuantizedCheckpoint
 from export.schemes import FLOAT, INT8_FINEST, INT8_ROW, KEEP_GATES, Format, Rule, Scheme, layout
 from tests.exports import exported, small_spec
@@ -91,14 +92,21 @@ def test_a_mixed_executorch_file_equals_emulating_eager(shape: str, make: Callab
 
 
 @pytest.mark.parametrize("shape", ["like_9b", "tiny"])
-def test_a_mixed_onnx_file_is_exact_with_float_activations(shape: str, make: Callable[[str, str], Made]) -> None:
-    store, lowered, directory = make(shape, "onnx")
-    model = onnx.load(directory / lowered.model_file, load_external_data=False)
-    for attribute in (one for node in model.graph.node for one in node.attribute if one.name == "accuracy_level"):
-        attribute.i = 0
-    onnx.save(model, directory / "float_activations.onnx")
+def test_a_mixed_onnx_file_with_float_activations_is_exact(
+    shape: str, make: Callable[[str, str], Made], tmp_path: Path
+) -> None:
+    store, _, _ = make(shape, "onnx")
+    lowered = onnx_backend.lower(store, request(store, activations="float"), tmp_path, lambda *_: None)
+    assert lowered.activations == Activations()
     tokens = random_tokens(store.config, TOKENS)
-    check_float(session(directory / "float_activations.onnx"), tokens, chunked_logits(eager(store), tokens, TOKENS))
+    check_float(session(tmp_path / lowered.model_file), tokens, chunked_logits(eager(store), tokens, TOKENS))
+
+
+def test_a_backend_refuses_activations_that_it_cannot_multiply(tmp_path: Path) -> None:
+    spec = small_spec(tmp_path, TINY, scheme="w4a16", backends=("executorch",))
+    with pytest.raises(UnsupportedSchemeError, match="executorch cannot multiply quantized weights with float"):
+        make_plan(spec)
+    assert make_plan(small_spec(tmp_path, TINY, scheme="w4a16")).builds[0].layout["embed_tokens"].bits == 8
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ A backend's module holds
 
 * `SUMMARY`, `RUNTIME` (the engine's name, also the module in `runtimes/`), `OLDEST_RUNTIME`;
 * `FINEST`: by bits, the format with most scales that it holds (see `export.schemes.Finest`);
+* `ACTIVATION_KINDS`: by kind, what its runtime does to the inputs of quantized matrices; it can do no other kind;
 * `check(layout, config)`, which raises `UnsupportedSchemeError` before any work for a format it cannot hold;
 * `PACKING` and `estimate_bytes(layout, config, context_length)`, what the model files take at most, before any weight
   is read;
@@ -19,7 +20,7 @@ from typing import Any
 
 from export.config import ModelConfig
 from export.decoder import Activations
-from export.schemes import Layout
+from export.schemes import ActivationKind, Layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,7 @@ class LoweringRequest:
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
     pad_token_id: int | None
+    activations: ActivationKind = "int8"
 
 
 @dataclass(frozen=True, kw_only=True)

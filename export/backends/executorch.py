@@ -27,6 +27,7 @@ RUNTIME = "executorch"
 OLDEST_RUNTIME = "1.5.0"  # the first with llama::gated_delta_rule
 PREFILL_CHUNK = CHUNK
 ACTIVATIONS = Activations(kind="int8_token")
+ACTIVATION_KINDS = {"int8": ACTIVATIONS}  # XNNPACK has no float products with 4-bit groups
 MODEL_FILE = "model.pte"
 BLOCK = 32
 # by their bytes: only 4 bits in groups of 32 were measured, 40.2 ms a token for 752 M weights (docs/results.md)
@@ -89,7 +90,7 @@ def lower(
         state=tuple(_written(tensor, value) for tensor, value in zip(inputs.state_tensors, inputs.state, strict=True)),
         prefill_chunk=_prefill_chunk(request),
         bytes_read_per_token=_bytes_read(builder, inputs),
-        activations=ACTIVATIONS,
+        activations=ACTIVATION_KINDS[request.activations],
         details={"delegate": "XnnpackBackend", "delegates": len(builder.regions), "kernels": _kernels(builder)},
     )
 
@@ -109,7 +110,7 @@ class _Text(nn.Module):
 def _capture(request: LoweringRequest) -> tuple[Decoder, ExportedProgram]:
     length = Dim("tokens", min=1, max=_prefill_chunk(request))
     with fake_tensors():
-        decoder = Decoder(request.config, request.layout, request.context_length, ACTIVATIONS)
+        decoder = Decoder(request.config, request.layout, request.context_length, ACTIVATION_KINDS[request.activations])
         state = zero_state(request.config, request.context_length)
         tokens, start = torch.zeros(1, 8, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
         args = (tokens, tokens.expand(3, 1, 8), start, state)

@@ -5,12 +5,21 @@ from pathlib import Path
 
 from export.backends import Lowered, LoweringRequest
 from export.config import ModelConfig
-from export.onnx_lowering.lowering import OPTIONS, PACKING, ROW_BLOCK, SPEED, TIED, check_blocks, lower_with
+from export.onnx_lowering.initializers import ROW_BLOCK
+from export.onnx_lowering.lowering import (
+    ACTIVATION_KINDS,
+    OPTIONS,
+    PACKING,
+    SPEED,
+    TIED,
+    check_blocks,
+    lower_with,
+)
 from export.onnx_lowering.profile_newest import PROFILE
 from export.quantized import QuantizedCheckpoint
 from export.schemes import Format, Layout
 
-__all__ = ["OPTIONS", "PACKING", "SPEED", "TIED"]  # what the search reads (export/search)
+__all__ = ["ACTIVATION_KINDS", "OPTIONS", "PACKING", "SPEED", "TIED"]  # the same for both backends
 
 SUMMARY = "ONNX Runtime's fused operators, 4- and 8-bit weights, int8 activations; also opens in onnxruntime-genai"
 RUNTIME = "onnxruntime"

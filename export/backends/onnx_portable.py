@@ -5,12 +5,21 @@ from pathlib import Path
 
 from export.backends import Lowered, LoweringRequest
 from export.config import ModelConfig
-from export.onnx_lowering.lowering import OPTIONS, PACKING, ROW_BLOCK, SPEED, TIED, check_blocks, lower_with
+from export.onnx_lowering.initializers import ROW_BLOCK
+from export.onnx_lowering.lowering import (
+    ACTIVATION_KINDS,
+    OPTIONS,
+    PACKING,
+    SPEED,
+    TIED,
+    check_blocks,
+    lower_with,
+)
 from export.onnx_lowering.profile_portable import PROFILE
 from export.quantized import QuantizedCheckpoint
 from export.schemes import Format, Layout
 
-__all__ = ["OPTIONS", "PACKING", "SPEED", "TIED"]  # what the search reads (export/search)
+__all__ = ["ACTIVATION_KINDS", "OPTIONS", "PACKING", "SPEED", "TIED"]  # the same for both backends
 
 SUMMARY = "the same for ONNX Runtime from 1.25.1 on; standard operators where older versions lack the fused ones"
 RUNTIME = "onnxruntime"

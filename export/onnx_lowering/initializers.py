@@ -10,7 +10,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from export.decoder import Decoder, Matrix, Recipe
+from export.decoder import Decoder, Matrix, Recipe, largest_block
 from export.materialize import materialize, packed_codes
 from export.onnx_lowering.data import DataFile
 from export.onnx_lowering.translate import MICROSOFT, Emitter
@@ -18,6 +18,7 @@ from export.quantized import QuantizedCheckpoint
 
 # ONNX Runtime keeps a matrix's file pages while it packs them: this bounds what loading adds to the peak
 PIECE_BYTES = 20 << 20
+ROW_BLOCK = 32  # the block that per-row 8-bit codes are packed in, and so that their activations are scaled in
 
 
 @dataclass
@@ -161,5 +162,5 @@ def initializers(decoder: Decoder, source: Source) -> dict[str, Initializer]:
 
 
 def block_size(matrix: Matrix) -> int:
-    """The block that a quantized matrix is packed in: its group, or the activation block of a per-row format."""
-    return matrix.form.group_size or matrix.activation_group
+    """The block that a quantized matrix is packed in: its group, or the largest that divides a per-row one."""
+    return matrix.form.group_size or largest_block(matrix.codes.shape[1], ROW_BLOCK)

@@ -11,13 +11,14 @@ from export.errors import UnsupportedSchemeError
 from export.onnx_lowering.data import ALIGNMENT_BYTES, MAPPED_BYTES
 from export.onnx_lowering.genai_config import genai_config
 from export.onnx_lowering.graph import write_graph
+from export.onnx_lowering.initializers import ROW_BLOCK
 from export.onnx_lowering.translate import Profile
 from export.quantized import QuantizedCheckpoint
 from export.schemes import FLOAT, Format, Layout
 from export.sizes import Packing, Speed
 
-ROW_BLOCK = 32  # the block that per-row 8-bit codes are packed in, and so that their activations are scaled in
 ACTIVATIONS = Activations(kind="int8_group", group_cap=ROW_BLOCK)
+ACTIVATION_KINDS = {"int8": ACTIVATIONS, "float": Activations()}  # MatMulNBits at accuracy_level 4, and at 0
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 SCALE_BYTES = 4
 # the graph takes 8 to 9 KB a layer; tensors of 256 KB and more begin on a page of their own
@@ -69,7 +70,8 @@ def lower_with(
 ) -> Lowered:
     """Write model.onnx, its data file and genai_config.json."""
     model = directory / MODEL_FILE
-    state = write_graph(store, request, profile, ACTIVATIONS, model, progress)
+    activations = ACTIVATION_KINDS[request.activations]
+    state = write_graph(store, request, profile, activations, model, progress)
     config = directory / "genai_config.json"
     chunk = min(PREFILL_CHUNK, request.context_length)
     config.write_text(json.dumps(genai_config(request, MODEL_FILE, chunk), indent=2) + "\n", encoding="utf-8")
@@ -81,6 +83,6 @@ def lower_with(
         state=state,
         prefill_chunk=chunk,
         bytes_read_per_token=data.stat().st_size + 2 * fixed_state_bytes,  # state is read and written
-        activations=ACTIVATIONS,
+        activations=activations,
         details={"opset": profile.opset, "oldest_runtime": profile.oldest_runtime},
     )

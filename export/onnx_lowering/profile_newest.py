@@ -11,32 +11,34 @@ from torch import fx
 
 from export.onnx_lowering.translate import INT64_MAX, MICROSOFT, Emit, Emitter, Profile, Value
 
-ACCURACY_LEVEL = 4  # int8 activations: what KleidiAI and VNNI kernels need
+INT8_ACTIVATIONS = 4  # accuracy_level: int8 inputs, what KleidiAI and VNNI kernels need
+FLOAT_ACTIVATIONS = 0
 MROPE_INTERLEAVED = 1
 
 
 def _linear(emitter: Emitter, args: list[Any], node: fx.Node) -> list[Value]:
     x, codes, scales = args[:3]
+    level = FLOAT_ACTIVATIONS if args[5] == "none" else INT8_ACTIVATIONS
     inputs = emitter.packed(x, node.name)
     pieces = codes.pieces()
     if len(pieces) == 1:
-        return [Value(packed=_product(emitter, inputs, codes, (pieces[0], scales.value(emitter)), node.name))]
+        return [Value(packed=_product(emitter, inputs, codes, (pieces[0], scales.value(emitter), level), node.name))]
     outputs = []
     for index, rows in enumerate(pieces):
-        weights = (rows, scales.piece(emitter, rows))
+        weights = (rows, scales.piece(emitter, rows), level)
         outputs.append(_product(emitter, inputs, codes, weights, f"{node.name}/rows_{index}"))
     return [Value(packed=emitter.one("Concat", outputs, {"axis": -1}, node.name))]
 
 
-def _product(emitter: Emitter, x: ir.Value, codes: Any, weights: tuple[slice, ir.Value], name: str) -> ir.Value:
+def _product(emitter: Emitter, x: ir.Value, codes: Any, weights: tuple[slice, ir.Value, int], name: str) -> ir.Value:
     """x times some rows of a quantized matrix."""
-    rows, scales = weights
+    rows, scales, level = weights
     attributes = {
         "K": codes.in_features,
         "N": rows.stop - rows.start,
         "bits": codes.bits,
         "block_size": codes.block_size,
-        "accuracy_level": ACCURACY_LEVEL,
+        "accuracy_level": level,
     }
     return emitter.one(f"{MICROSOFT}::MatMulNBits", [x, codes.matrix(emitter, rows), scales], attributes, name)
 

@@ -7,11 +7,13 @@ quantize: a layer is never skipped silently.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from typing import Literal
 
 from export.config import ModelConfig
 from export.errors import QuantizationError
 from export.weights import Unit, units
 
+ActivationKind = Literal["int8", "float"]
 FLOAT_BITS = 32
 MIN_GROUP = 32
 
@@ -68,11 +70,13 @@ class Scheme:
     """Rules in order; `summary` is the line `--list` shows.
 
     Where `is_searched`, the rules only say how many bytes are usual: the formats are found once the checkpoint is open.
+    `activations` is what quantized matrices are multiplied with: int8, made from the inputs as they come, or floats.
     """
 
     summary: str
     rules: tuple[Rule, ...]
     is_searched: bool = False
+    activations: ActivationKind = "int8"
 
     def with_group_size(self, group_size: int | None) -> "Scheme":
         """The same scheme with the group size of its 4-bit rules replaced; None changes nothing."""
