@@ -48,6 +48,7 @@ def test_the_fisher_pass_ranks_matrices_as_measurement_does(job: Job, space: Spa
     assert sum(pair[0] for pair in pairs) == pytest.approx(sum(pair[1] for pair in pairs), rel=0.6)
 
 
+@pytest.mark.slow
 def test_ray_measures_what_this_process_measures(job: Job, space: Space) -> None:
     pytest.importorskip("ray")
     small = Job(checkpoint=job.checkpoint, config=job.config, tokens=job.tokens[:2])
