@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from export.errors import SpecError
-from export.finetune.spec import DEFAULT_RANK, DEFAULT_STEPS, LEARNING_RATES, FinetuneSpec
+from export.finetune.spec import DEFAULT_RANK, DEFAULT_START, DEFAULT_STEPS, LEARNING_RATES, FinetuneSpec
 from export.sources import DEFAULT_SOURCE, source_names
 from export.spec import DEFAULT_MODEL, DEFAULT_SCHEME
 
@@ -45,6 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="text, or .jsonl with 'text' or 'messages' (default: text that the float model makes up itself)",
     )
     add("--scheme", default=DEFAULT_SCHEME, metavar="NAME", help=f"scheme to train for (default: {DEFAULT_SCHEME})")
+    add(
+        "--method",
+        default=DEFAULT_START,
+        metavar="NAME",
+        help=f"method whose codes training starts from (default: {DEFAULT_START})",
+    )
     add("--group-size", type=int, metavar="N", help="weights that share a scale in 4-bit matrices: 32, 64 or 128")
     add("--steps", type=int, default=DEFAULT_STEPS, metavar="N", help=f"batches to train on (default: {DEFAULT_STEPS})")
     add(
@@ -82,6 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         data=None if arguments.data is None else Path(arguments.data),
         scheme=arguments.scheme,
         group_size=arguments.group_size,
+        method=arguments.method,
         steps=arguments.steps,
         learning_rate=arguments.learning_rate,
         nll_share=arguments.nll,

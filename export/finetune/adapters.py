@@ -18,11 +18,10 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
-from export.finetune.fake_quantize import FakeQuantized
-from export.finetune.subject import Subject
+from export.finetune.start import Start
+from export.finetune.subject import Subject, parameter_name
 from export.operators import dequantize
 from export.quantize import Codes
-from export.schemes import Layout
 from export.weights import EMBEDDING, HEAD
 
 ADAPTERS = "adapters"
@@ -32,10 +31,10 @@ WEIGHT = ".weight"
 class LoraStudent:
     """Adapters inside the subject's module; its quantized matrices as codes."""
 
-    def __init__(self, subject: Subject, layout: Layout, rank: int, seed: int) -> None:
-        quantized = {unit: form for unit, form in layout.items() if not form.is_float}
-        self._codes = {unit: FakeQuantized(subject.weight(unit), form).codes() for unit, form in quantized.items()}
-        modules = {unit: subject.parameter(unit).removesuffix(WEIGHT) for unit in quantized}
+    def __init__(self, subject: Subject, start: Start, rank: int, seed: int) -> None:
+        self._codes = {unit: matrix.codes() for unit, matrix in start.matrices.items()}
+        self._floats = {parameter_name(tensor): value for tensor, value in start.floats.items()}
+        modules = {unit: subject.parameter(unit).removesuffix(WEIGHT) for unit in start.matrices}
         self._adapted = {unit: module for unit, module in modules.items() if unit not in (EMBEDDING, HEAD)}
         self._parameters_of = {
             unit: f"{module}.base_layer.weight" if unit in self._adapted else f"{module}.weight"
@@ -46,7 +45,7 @@ class LoraStudent:
 
     def replaced(self) -> dict[str, Tensor]:
         """The dequantized matrices, in the place of the float ones."""
-        return {self._parameters_of[unit]: _values(found) for unit, found in self._codes.items()}
+        return {self._parameters_of[unit]: _values(found) for unit, found in self._codes.items()} | self._floats
 
     @contextmanager
     def aside(self) -> Iterator[None]:

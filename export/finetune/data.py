@@ -16,11 +16,12 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from export import user_cache
+from export.calibration import refuse_unreadable
 from export.calibration.files import read_documents
 from export.calibration.reading import losses
 from export.checkpoint import Checkpoint
 from export.checkpoint_blocks import CheckpointModel, FloatWeights
-from export.config import ModelConfig
+from export.config import parse_config
 from export.errors import CalibrationError
 from export.finetune import FinetuneError
 from export.finetune.subject import Subject
@@ -109,19 +110,15 @@ def _sample(subject: Subject, text: TextFiles, seed: int) -> Tensor:
     return found.cpu()
 
 
-def user_text(path: Path, text: TextFiles, checkpoint: Checkpoint, config: ModelConfig) -> TrainingData:
-    """The user's file, read and judged as a calibration file is, cut into sequences."""
+def user_text(path: Path, text: TextFiles, checkpoint: Checkpoint, trained: bool) -> TrainingData:
+    """The user's file, read and judged as a calibration file is, cut into sequences; random weights read nothing."""
     template = None if text.chat_template is None else ChatTemplate(text.chat_template)
     try:
         pieces = [document.render(template, path) for document in read_documents(path)]
+        data = cut(text.encode("\n\n".join(pieces)), str(path))
+        if trained:
+            model = CheckpointModel(weights=FloatWeights(checkpoint=checkpoint, config=parse_config(checkpoint.config)))
+            refuse_unreadable(path, *losses(model, data.tokens))
     except CalibrationError as error:
         raise FinetuneError(str(error).replace("--calibration", "--data")) from error
-    data = cut(text.encode("\n\n".join(pieces)), str(path))
-    model = CheckpointModel(weights=FloatWeights(checkpoint=checkpoint, config=config))
-    found, guessed = losses(model, data.tokens)
-    if not found < guessed:
-        raise FinetuneError(
-            f"--data {path}: the model reads it worse than a table of its tokens' frequencies would ({found:.2f} nats "
-            f"a token against {guessed:.2f}): a language it does not know, or no text; give text that it can read"
-        )
     return data

@@ -34,13 +34,14 @@ class FakeQuantized(nn.Module):
 
     unit: Tensor
 
-    def __init__(self, weight: Tensor, form: Format) -> None:
+    def __init__(self, weight: Tensor, form: Format, bound: Tensor | None = None) -> None:
+        """`bound` (rows, groups) is where to start; by default the one of least squared rounding error."""
         super().__init__()
         self.form = form
         groups = weight.detach().float().view(weight.shape[0], form.groups(weight.shape[1]), -1)
-        bound = _first_bound(groups, form)
+        bound = _first_bound(groups, form) if bound is None else bound.unsqueeze(-1)
         # a power of two, so that weight / unit * unit is the weight
-        self.register_buffer("unit", torch.exp2(torch.floor(torch.log2(bound / _top(form)))))
+        self.register_buffer("unit", torch.exp2(torch.floor(torch.log2(bound / largest_code(form)))))
         self.values = nn.Parameter(groups / self.unit)
         self.bound = nn.Parameter(bound / self.unit)
 
@@ -75,12 +76,13 @@ class _FakeQuantize(torch.autograd.Function):
         groups, bound, codes, scales = ctx.saved_tensors
         gradient = gradients[0].view_as(groups)
         inside = groups.abs() <= bound
-        rounding = (codes.view_as(groups) - groups / scales.unsqueeze(-1)) / _top(ctx.form)
+        rounding = (codes.view_as(groups) - groups / scales.unsqueeze(-1)) / largest_code(ctx.form)
         slope = torch.where(inside, rounding, groups.sign())  # of the dequantized value against the bound
         return gradient * inside, (gradient * slope).sum(-1, keepdim=True), None
 
 
-def _top(form: Format) -> int:
+def largest_code(form: Format) -> int:
+    """The largest code that training uses; its negative is the smallest."""
     return int(2 ** (form.bits - 1)) - 1
 
 

@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 
-from export import catalog
+from export import catalog, user_cache
+from export.calibration import Request, calibrate
 from export.checkpoint import Checkpoint, check_tensors
+from export.checkpoint_blocks import CheckpointModel, FloatWeights
 from export.config import ModelConfig, parse_config
 from export.errors import SpecError
 from export.finetune.adapters import LoraStudent
@@ -21,10 +23,13 @@ from export.finetune.data import TrainingData, own_text, user_text
 from export.finetune.qat import QatStudent
 from export.finetune.recovered import read_provenance, write_recovered
 from export.finetune.spec import FinetuneSpec
+from export.finetune.start import Start, start_from
 from export.finetune.subject import Subject, best_device, load_subject
 from export.finetune.train import Recipe, SavedState, train
-from export.output import OTHER_OUT, check_space, disk_errors, own_directory
+from export.output import OTHER_CACHE, OTHER_OUT, check_space, disk_errors, own_directory
 from export.progress import Progress
+from export.quantize_checkpoint import Job, load_method, quantize_checkpoint
+from export.quantized import QuantizedCheckpoint
 from export.schemes import FLOAT, Format, Layout, layout
 from export.sources import check_same_model, read_model_entry, resolve
 from export.spec import DEFAULT_MODEL
@@ -46,6 +51,7 @@ class Base:
     text: TextFiles
     layout: Layout
     content_hash: str
+    trained: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +66,15 @@ class Recovered:
 
 def finetune(spec: FinetuneSpec, progress: Progress) -> Recovered:
     """Train what `spec` asks for and write the recovered checkpoint."""
-    base = open_base(spec)
+    return recover(spec, open_base(spec), progress)
+
+
+def recover(spec: FinetuneSpec, base: Base, progress: Progress) -> Recovered:
+    """Train an opened checkpoint, whose layout may be another than the scheme's, and write what comes out."""
     with own_directory(spec.out), disk_errors(spec.out, OTHER_OUT):
         subject = load_subject(base.checkpoint, base.config, best_device())
         data = training_data(spec, base, subject, progress)
-        key = spec.key(base.content_hash, data.sha256)
+        key = spec.key(base.content_hash, data.sha256, {unit: str(form) for unit, form in base.layout.items()})
         done = read_provenance(spec.out)
         if done.get("key") == key:
             progress.note(f"up to date in {spec.out}")
@@ -92,6 +102,7 @@ def open_base(spec: FinetuneSpec) -> Base:
         text=read_text_files(resolved.path, config.vocab_size),
         layout=trained_layout(spec, config),
         content_hash=checkpoint.content_hash(),
+        trained=resolved.weights == "trained",
     )
 
 
@@ -112,29 +123,51 @@ def training_data(spec: FinetuneSpec, base: Base, subject: Subject, progress: Pr
     """The user's text, or the model's own."""
     if spec.data is None:
         return own_text(subject, base.text, base.content_hash, spec.seed, progress)
-    return user_text(spec.data, base.text, base.checkpoint, base.config)
+    return user_text(spec.data, base.text, base.checkpoint, base.trained)
 
 
 def _train(
     spec: FinetuneSpec, base: Base, subject: Subject, data: TrainingData, key: str, progress: Progress
 ) -> dict[str, Any]:
-    student = _student(spec, base, subject)
+    start = start_from(subject, starting_codes(spec, base, progress))
+    student = _student(spec, subject, start)
     recipe = Recipe(steps=spec.steps, learning_rate=spec.rate, nll_share=spec.nll_share, seed=spec.seed)
     saved = SavedState(file=spec.out / STATE_FILE, key=key)
     losses = train(subject, student, data.tokens, recipe, saved, progress)
     provenance = _provenance(spec, base, data, key, losses)
     names = {unit.name: unit.tensor for unit in units(base.config)}
+    floats = {tensor: value.cpu() for tensor, value in start.floats.items()}
     if isinstance(student, LoraStudent) and spec.keep_adapters:
         student.save_adapters(spec.out)
     weights = student.weights(spec.keep_adapters) if isinstance(student, LoraStudent) else student.weights()
-    write_recovered(spec.out, base.checkpoint, {names[unit]: weight for unit, weight in weights.items()}, provenance)
+    trained = {names[unit]: weight for unit, weight in weights.items()} | floats
+    write_recovered(spec.out, base.checkpoint, trained, provenance)
     return provenance
 
 
-def _student(spec: FinetuneSpec, base: Base, subject: Subject) -> QatStudent | LoraStudent:
-    if spec.kind == "qat":
-        return QatStudent(subject, base.layout)
-    return LoraStudent(subject, base.layout, spec.rank, spec.seed)
+def _student(spec: FinetuneSpec, subject: Subject, start: Start) -> QatStudent | LoraStudent:
+    return QatStudent(subject, start) if spec.kind == "qat" else LoraStudent(subject, start, spec.rank, spec.seed)
+
+
+def starting_codes(spec: FinetuneSpec, base: Base, progress: Progress) -> QuantizedCheckpoint:
+    """The checkpoint as the method that training starts from quantizes it."""
+    method = load_method(spec.method)
+    model = CheckpointModel(weights=FloatWeights(checkpoint=base.checkpoint, config=base.config))
+    request = Request(model=model, text=base.text, checkpoint_hash=base.content_hash, trained=base.trained)
+    job = Job(
+        checkpoint=base.checkpoint,
+        checkpoint_hash=base.content_hash,
+        config=base.config,
+        layout=base.layout,
+        method=method,
+        tokens=calibrate(request, progress).tokens if method.needs_calibration else None,
+    )
+    progress.stage(f"quantize ({spec.method})")
+    root = user_cache.directory("quantized")
+    with disk_errors(root, OTHER_CACHE):
+        found = quantize_checkpoint(job, root, lambda name, _: progress.step(name))
+    progress.end()
+    return found
 
 
 def _provenance(spec: FinetuneSpec, base: Base, data: TrainingData, key: str, losses: list[float]) -> dict[str, Any]:
@@ -145,6 +178,7 @@ def _provenance(spec: FinetuneSpec, base: Base, data: TrainingData, key: str, lo
         "base_sha256": base.content_hash,
         "data": {"source": data.source, "sha256": data.sha256, "tokens": data.tokens.numel()},
         "scheme": spec.scheme,
+        "method": spec.method,
         "group_size": spec.group_size,
         "formats": {unit: str(form) for unit, form in base.layout.items()},
         "steps": spec.steps,

@@ -11,26 +11,25 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from export.finetune.fake_quantize import FakeQuantized
-from export.finetune.subject import Subject
+from export.finetune.start import Start
+from export.finetune.subject import Subject, parameter_name
 from export.operators import dequantize
 from export.quantize import Codes
-from export.schemes import Layout
 
 
 class QatStudent(nn.Module):
     """Trainable matrices by unit; everything else is the subject's own."""
 
-    def __init__(self, subject: Subject, layout: Layout) -> None:
+    def __init__(self, subject: Subject, start: Start) -> None:
         super().__init__()
-        formats = {unit: form for unit, form in layout.items() if not form.is_float}
-        self._parameters_of = {unit: subject.parameter(unit) for unit in formats}
-        self._matrices = {unit: FakeQuantized(subject.weight(unit), form) for unit, form in formats.items()}
+        self._parameters_of = {unit: subject.parameter(unit) for unit in start.matrices}
+        self._floats = {parameter_name(tensor): value for tensor, value in start.floats.items()}
+        self._matrices = dict(start.matrices)
         self.matrices = nn.ModuleList(self._matrices.values())
 
     def replaced(self) -> dict[str, Tensor]:
         """What takes the place of the float model's parameters in a forward pass."""
-        return {self._parameters_of[unit]: matrix() for unit, matrix in self._matrices.items()}
+        return {self._parameters_of[unit]: matrix() for unit, matrix in self._matrices.items()} | self._floats
 
     def trainable(self) -> list[nn.Parameter]:
         return list(self.parameters())

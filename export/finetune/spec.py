@@ -11,6 +11,7 @@ from export.spec import DEFAULT_SCHEME, digest
 
 Kind = Literal["qat", "qlora"]
 
+DEFAULT_START = "awq-gptq"
 DEFAULT_STEPS = 300
 LEARNING_RATES = {"qat": 0.02, "qlora": 2e-3}  # steps of the 4-bit grid; LoRA's own scale
 DEFAULT_RANK = 16
@@ -30,6 +31,7 @@ class FinetuneSpec:
     data: Path | None = None
     scheme: str = DEFAULT_SCHEME
     group_size: int | None = None
+    method: str = DEFAULT_START
     steps: int = DEFAULT_STEPS
     learning_rate: float | None = None
     nll_share: float = 0.0
@@ -55,7 +57,7 @@ class FinetuneSpec:
     def rate(self) -> float:
         return LEARNING_RATES[self.kind] if self.learning_rate is None else self.learning_rate
 
-    def key(self, *inputs: str) -> str:
+    def key(self, *inputs: object) -> str:
         """What identifies the run's result: the spec without places, and the hashes of what it reads."""
         kept = {
             name: value

@@ -55,7 +55,7 @@ class Recipe:
 
     steps: int
     learning_rate: float
-    batch: int = 8
+    batch: int = 4
     nll_share: float = 0.0
     seed: int = 0
 

@@ -1,17 +1,23 @@
 """What the tests of training share: a float subject of a fixture checkpoint, and a few short sequences."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
 
-from export import catalog
+from export import catalog, user_cache
 from export.checkpoint import Checkpoint
 from export.config import ModelConfig, parse_config
+from export.finetune.start import Start, start_from
 from export.finetune.subject import Subject, load_subject
+from export.models.tiny.conversations import conversation
 from export.schemes import Layout, layout
+from export.weights import units
+from tests.subjects import quantized
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +32,16 @@ class Trainee:
     def subject(self) -> Subject:
         return load_subject(self.checkpoint, self.config, torch.device("cpu"))
 
+    def start(self, subject: Subject, method: str = "rtn") -> Start:
+        """The codes of a method, where `quantized` puts them."""
+        store = quantized(self.checkpoint.path, user_cache.directory("quantized"), "int4", method=method)
+        return start_from(subject, store)
+
+    def tensors(self, weights: dict[str, torch.Tensor], start: Start) -> dict[str, torch.Tensor]:
+        """What a recovered checkpoint stores, by canonical name."""
+        names = {unit.name: unit.tensor for unit in units(self.config)}
+        return {names[unit]: weight for unit, weight in weights.items()} | dict(start.floats)
+
 
 def trainee(directory: Path) -> Trainee:
     checkpoint = Checkpoint.open(directory)
@@ -37,6 +53,14 @@ def trainee(directory: Path) -> Trainee:
         layout=layout(catalog.load("schemes", "int4").SCHEME, config),
         tokens=torch.randint(config.vocab_size, (6, 24), generator=generator),
     )
+
+
+@pytest.fixture
+def chat(tmp_path: Path) -> Path:
+    """Conversations that the tiny model can read."""
+    rng, file = Random(5), tmp_path / "chat.jsonl"
+    file.write_text("\n".join(json.dumps({"messages": conversation(rng, thinking=False)}) for _ in range(60)))
+    return file
 
 
 @pytest.fixture

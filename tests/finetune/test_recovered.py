@@ -14,10 +14,10 @@ from export.finetune.pipeline import finetune
 from export.finetune.qat import QatStudent
 from export.finetune.recovered import PROVENANCE, write_recovered
 from export.finetune.spec import FinetuneSpec
+from export.finetune.subject import load_subject, logits
 from export.finetune.train import Recipe, SavedState, train
 from export.progress import Silent
 from export.tensors import text_tensors
-from export.weights import units
 from tests.finetune.conftest import Trainee, trainee
 from tests.fixtures import TINY
 from tests.subjects import quantized
@@ -31,19 +31,24 @@ def test_the_export_makes_exactly_the_codes_of_the_last_step(
 ) -> None:
     one: Trainee = request.getfixturevalue(name)
     subject = one.subject()
-    student = QatStudent(subject, one.layout)
+    start = one.start(subject, "awq-gptq")
+    student = QatStudent(subject, start)
     saved = SavedState(file=tmp_path / "state.pt", key="")
     train(subject, student, one.tokens, Recipe(steps=5, learning_rate=0.3, batch=2), saved, Silent())
-    names = {unit.name: unit.tensor for unit in units(one.config)}
     out = tmp_path / "out"
     out.mkdir()
-    write_recovered(out, one.checkpoint, {names[unit]: w for unit, w in student.weights().items()}, {})
+    write_recovered(out, one.checkpoint, one.tensors(student.weights(), start), {})
     store = quantized(out, tmp_path / "store", "int4", method="rtn")
-    before = quantized(one.checkpoint.path, tmp_path / "before", "int4", method="rtn")
+    before = quantized(one.checkpoint.path, tmp_path / "before", "int4", method="awq-gptq")
     for unit, expected in student.codes().items():
         assert torch.equal(store.codes(unit), expected.codes), unit
         assert torch.equal(store.scales(unit), expected.scales), unit
         assert not torch.equal(store.codes(unit), before.codes(unit)), f"{unit} did not move, so this shows nothing"
+    assert start.floats, "the method folded nothing, so this shows nothing of folds"
+    with torch.no_grad():
+        trained = logits(subject, one.tokens, student.replaced())
+        exported = logits(load_subject(Checkpoint.open(out), one.config, subject.device), one.tokens)
+    assert torch.equal(trained, exported)
 
 
 def test_everything_that_was_not_trained_keeps_its_bytes(untied: Trainee, tmp_path: Path) -> None:
@@ -73,23 +78,23 @@ def prose(tmp_path: Path) -> Path:
 
 
 def spec(trainee: Trainee, data: Path, out: Path, **changes: object) -> FinetuneSpec:
-    settings: dict[str, object] = {"kind": "qat", "checkpoint": str(trainee.checkpoint.path), "data": data, "out": out}
-    return FinetuneSpec(**{**settings, "steps": 2, **changes})  # type: ignore[arg-type]
+    places: dict[str, object] = {"checkpoint": str(trainee.checkpoint.path), "data": data, "out": out}
+    return FinetuneSpec(**{"kind": "qat", "method": "rtn", "steps": 2, **places, **changes})  # type: ignore[arg-type]
 
 
-def test_a_run_says_what_it_was_made_from_and_is_not_done_twice(prose: Path, tmp_path: Path) -> None:
+def test_a_run_says_what_it_was_made_from_and_is_not_done_twice(chat: Path, tmp_path: Path) -> None:
     tiny = trainee(TINY)
-    asked = spec(tiny, prose, tmp_path / "out", steps=1)
+    asked = spec(tiny, chat, tmp_path / "out", steps=1)
     first = finetune(asked, Silent())
     stamp = (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns
     assert first.provenance["base_sha256"] == tiny.checkpoint.content_hash()
     assert first.provenance["scheme"] == "int4"
     assert first.provenance["steps"] == 1
-    assert first.provenance["data"]["source"] == str(prose)
+    assert first.provenance["data"]["source"] == str(chat)
     assert json.loads((tmp_path / "out" / PROVENANCE).read_text()) == first.provenance
     assert finetune(asked, Silent()).provenance == first.provenance
     assert (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns == stamp
-    other = finetune(spec(tiny, prose, tmp_path / "out", steps=2), Silent())
+    other = finetune(spec(tiny, chat, tmp_path / "out", steps=2), Silent())
     assert other.provenance["key"] != first.provenance["key"]
     assert (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns != stamp
 
@@ -107,7 +112,7 @@ def test_what_is_wrong_is_named_before_training(
         (spec(tied, empty, out), "empty.txt"),
         (spec(tied, odd, out), "odd.jsonl, line 1"),
         (spec(tied, tmp_path / "absent.txt", out), "absent.txt"),
-        (spec(tied, prose, out), "prose.txt: the model reads it worse than a table"),
+        (spec(tied, prose, out), "prose.txt: the model cannot read this text"),
         (spec(tied, prose, out, scheme="float"), "leaves every matrix float"),
         (spec(tied, prose, out, scheme="int5"), "unknown scheme 'int5'"),
         (spec(tied, prose, out, group_size=48), "group_size 48"),

@@ -53,7 +53,7 @@ def _saves_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def trained(trainee: Trainee, file: Path, recipe: Recipe = RECIPE) -> tuple[QatStudent, list[float]]:
     subject = trainee.subject()
-    student = QatStudent(subject, trainee.layout)
+    student = QatStudent(subject, trainee.start(subject))
     saved = SavedState(file=file, key="one")
     return student, train(subject, student, trainee.tokens, recipe, saved, Silent())
 
@@ -87,8 +87,8 @@ def test_an_interrupted_run_ends_with_the_bits_of_an_undisturbed_one(tied: Train
     subject = tied.subject()
     saved = SavedState(file=tmp_path / "state.pt", key="one")
     with pytest.raises(KeyboardInterrupt):
-        train(subject, QatStudent(subject, tied.layout), tied.tokens, RECIPE, saved, InterruptAt(STEPS - 1))
-    again = QatStudent(subject, tied.layout)
+        train(subject, QatStudent(subject, tied.start(subject)), tied.tokens, RECIPE, saved, InterruptAt(STEPS - 1))
+    again = QatStudent(subject, tied.start(subject))
     assert train(subject, again, tied.tokens, RECIPE, saved, InterruptAt(STEPS + 1)) == losses
     assert_equal(again, expected)
 
@@ -122,9 +122,10 @@ def test_the_state_of_another_run_is_not_gone_on_with(tied: Trainee, tmp_path: P
     file = tmp_path / "state.pt"
     subject = tied.subject()
     short = Recipe(steps=SAVE_EVERY_STEPS, learning_rate=0.05, batch=2)
-    train(subject, QatStudent(subject, tied.layout), tied.tokens, short, SavedState(file=file, key="other"), Silent())
+    other, one = (SavedState(file=file, key=key) for key in ("other", "one"))
+    train(subject, QatStudent(subject, tied.start(subject)), tied.tokens, short, other, Silent())
     seen = Counting()
-    train(subject, QatStudent(subject, tied.layout), tied.tokens, short, SavedState(file=file, key="one"), seen)
+    train(subject, QatStudent(subject, tied.start(subject)), tied.tokens, short, one, seen)
     assert seen.counts == [0] + [1] * SAVE_EVERY_STEPS
 
 

@@ -1,0 +1,74 @@
+"""Where training starts: the codes of a calibrated method, so that it only has to win what the method left.
+
+A method may fold: make a channel larger where it is born and smaller where it is read, which changes norms and scales
+the rows and columns of matrices. The float weight behind the codes is then the checkpoint's with rows and columns
+scaled, by factors that are read off the codes themselves (least squares, rows and columns in turn). Where that weight
+lies in its code's cell is worth knowing: one near a border costs least to flip. So training starts there, a little
+inside the cell.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from export.finetune.fake_quantize import FakeQuantized, largest_code
+from export.finetune.subject import Subject, parameter_name
+from export.operators import dequantize
+from export.quantized import QuantizedCheckpoint
+from export.schemes import Format
+from export.weights import plain_tensors, units
+
+CELL = 0.4  # half a cell is 0.5
+ROUNDS = 3  # of fitting rows, then columns
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """The matrices to train by unit, and the float tensors that the method changed by canonical name."""
+
+    matrices: Mapping[str, FakeQuantized]
+    floats: Mapping[str, Tensor]
+
+
+@torch.no_grad()
+def start_from(subject: Subject, store: QuantizedCheckpoint) -> Start:
+    """Matrices that begin at the store's codes."""
+    matrices = {
+        unit: begin(subject.weight(unit).cpu(), store.codes(unit), store.scales(unit), form).to(subject.device)
+        for unit, form in store.layout.items()
+        if not form.is_float
+    }
+    kept = {unit.tensor: store.weight(unit.name) for unit in units(store.config) if store.layout[unit.name].is_float}
+    kept |= {tensor: store.plain(name) for name, tensor in plain_tensors(store.config).items()}
+    changed = {
+        tensor: value.to(subject.device)
+        for tensor, value in kept.items()
+        if not torch.equal(value, subject.module.get_parameter(parameter_name(tensor)).cpu())
+    }
+    return Start(matrices=matrices, floats=changed)
+
+
+def begin(weight: Tensor, codes: Tensor, scales: Tensor, form: Format) -> FakeQuantized:
+    """A trainable matrix whose first codes are these, but for -8, which is not on the grid of `rtn` and becomes -7."""
+    groups = codes.float().view(codes.shape[0], scales.shape[1], -1)  # (rows, groups, columns)
+    natural = unfolded(weight, dequantize(codes, scales)).view_as(groups) / scales.unsqueeze(-1)
+    inside = natural.maximum(groups - CELL).minimum(groups + CELL)
+    top = groups.abs() >= largest_code(form)  # a bound that is reached keeps the scale
+    values = torch.where(top, groups, inside) * scales.unsqueeze(-1)
+    return FakeQuantized(values.view_as(weight), form, bound=largest_code(form) * scales)
+
+
+def unfolded(weight: Tensor, quantized: Tensor) -> Tensor:
+    """`weight` with rows and columns scaled to fit `quantized`: the float weight that was rounded to it."""
+    fitted = weight
+    for _ in range(ROUNDS):
+        fitted = fitted * _ratio(fitted, quantized, 1)
+        fitted = fitted * _ratio(fitted, quantized, 0)
+    return fitted
+
+
+def _ratio(fitted: Tensor, quantized: Tensor, axis: int) -> Tensor:
+    square = fitted.square().sum(axis, keepdim=True)
+    return torch.where(square > 0, (fitted * quantized).sum(axis, keepdim=True) / square, torch.ones_like(square))

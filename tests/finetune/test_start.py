@@ -1,0 +1,57 @@
+"""Training starts at a method's codes, with what is known of the float weights behind them."""
+
+import torch
+
+from export.finetune.start import CELL, begin, unfolded
+from export.operators import dequantize
+from export.quantize import Codes, rtn
+from export.schemes import Format
+
+FORM = Format(bits=4, group_size=32)
+
+
+def weights(rows: int = 64, columns: int = 96) -> torch.Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(11))
+
+
+def rounded(weight: torch.Tensor) -> Codes:
+    return rtn.quantize_table(weight, FORM, None)
+
+
+def test_folds_are_read_off_the_codes() -> None:
+    generator = torch.Generator().manual_seed(12)
+    rows, columns = torch.rand(64, 1, generator=generator) + 0.5, torch.rand(1, 96, generator=generator) * 20 + 0.1
+    folded = weights() * rows * columns
+    assert torch.allclose(unfolded(weights(), folded), folded, rtol=1e-3)
+    found = rounded(folded)
+    values = dequantize(found.codes, found.scales)
+    steps = found.scales.repeat_interleave(32, dim=1)
+    assert float(((unfolded(weights(), values) - folded) / steps).abs().mean()) < 0.1
+    assert float(((weights() - folded) / steps).abs().mean()) > 1.0, "the folds were small, so this shows nothing"
+
+
+def test_a_zero_matrix_unfolds_to_itself() -> None:
+    zero = torch.zeros(4, 32)
+    assert torch.equal(unfolded(zero, zero), zero)
+
+
+def test_the_first_codes_are_the_methods_own_where_the_grid_of_rtn_has_them() -> None:
+    found = rounded(weights())
+    matrix = begin(weights(), found.codes, found.scales, FORM)
+    assert torch.equal(matrix.codes().codes, found.codes)
+    assert torch.equal(matrix.codes().scales, found.scales)
+    lowest = found.codes.clone()
+    lowest[:, 5] = -8
+    again = begin(weights(), lowest, found.scales, FORM).codes()
+    assert torch.equal(again.codes, lowest.clamp(min=-7))
+    assert torch.equal(again.scales, found.scales)
+
+
+def test_weights_start_where_they_were_in_their_cells_but_off_the_borders() -> None:
+    found = rounded(weights())
+    matrix = begin(weights(), found.codes, found.scales, FORM)
+    in_cell = (matrix.values * matrix.unit).detach().flatten(1) / found.scales.repeat_interleave(
+        32, dim=1
+    ) - found.codes
+    assert float(in_cell.abs().max()) <= CELL + 1e-5
+    assert float(in_cell.abs().mean()) > 0.1, "everything sits in the middle: what was known is lost"
