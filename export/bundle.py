@@ -77,7 +77,7 @@ def model_card(plan: Plan, resolved: ResolvedCheckpoint, manifests: list[Manifes
     lines = [
         f"# {plan.model}, {plan.spec.scheme}, for {plan.spec.target}",
         "",
-        f"Made from {origin} by quantization method `{plan.spec.method}`; context {plan.spec.context_length} tokens.",
+        f"Made from {origin} by quantization method `{plan.method.name}`; context {plan.spec.context_length} tokens.",
     ]
     if resolved.weights == "random":
         lines += [

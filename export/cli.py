@@ -29,6 +29,7 @@ from export.spec import (
     DEFAULT_MODEL,
     DEFAULT_SCHEME,
     DEFAULT_WORKERS,
+    PLAIN_METHOD,
     ExportSpec,
     parse_bytes,
 )
@@ -229,9 +230,9 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
     add("--scheme", default=DEFAULT_SCHEME, metavar="NAME", help=f"{known['schemes']} (default: {DEFAULT_SCHEME})")
     add(
         "--method",
-        default=DEFAULT_METHOD,
         metavar="NAME",
-        help=f"how weights are rounded: {known['quantize']} (default: {DEFAULT_METHOD})",
+        help=f"how weights are rounded: {known['quantize']} (default: {DEFAULT_METHOD} for 4 bits, "
+        f"{PLAIN_METHOD} for the rest and for random weights)",
     )
     add(
         "--backend",
@@ -361,7 +362,9 @@ def _print_plan(plan: Plan, as_json: bool) -> None:
         found = {"model": plan.model, "out": str(spec.out), "total_bytes": plan.total_bytes, "builds": builds}
         print(json.dumps(found))
         return
-    print(f"{plan.model} for {spec.target}: scheme {spec.scheme}, method {spec.method}, {spec.context_length} tokens")
+    print(
+        f"{plan.model} for {spec.target}: scheme {spec.scheme}, method {plan.method.name}, {spec.context_length} tokens"
+    )
     for build in builds:
         formats = ", ".join(f"{count} x {form}" for form, count in build["formats"].items())
         print(f"  {build['backend']}: {build['model_bytes']:,} bytes of weights, matrices: {formats}")

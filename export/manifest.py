@@ -163,12 +163,12 @@ def write_unsealed(directory: Path, manifest: Manifest) -> Path:
     return place
 
 
-def seal(directory: Path, manifest: Manifest, parity: dict[str, Any]) -> None:
+def seal(directory: Path, manifest: Manifest, parity: dict[str, Any], quality: dict[str, Any] | None = None) -> None:
     """Put `manifest.json` in place in one step, after the files it names are on the disk, and see it onto the disk."""
     for entry in manifest.files:
         _flush(directory / entry.path)
     (directory / UNSEALED_NAME).unlink()
-    measured = replace(manifest.measured, parity=parity)
+    measured = replace(manifest.measured, parity=parity, quality=quality)
     write_atomically(directory / MANIFEST_NAME, replace(manifest, measured=measured).to_json().encode())
     _flush(directory / MANIFEST_NAME)
     flush_directory(directory)

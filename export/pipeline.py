@@ -23,7 +23,7 @@ from export.bundle import Bundle, break_open, write_bundle
 from export.calibration import Calibration, Request, calibrate
 from export.checkpoint import Checkpoint, check_tensors
 from export.checkpoint_blocks import CheckpointModel, FloatWeights
-from export.errors import ParityError
+from export.errors import ParityError, QualityError
 from export.manifest import Hashes, artifact_manifest, inputs_hash, is_up_to_date, seal, write_unsealed
 from export.output import (
     OTHER_CACHE,
@@ -37,6 +37,8 @@ from export.output import (
 from export.parity import cases, record_reference
 from export.plan import Build, Plan, make_plan
 from export.progress import Progress
+from export.quality.report import measure_quality
+from export.quality.texts import cut, default_texts
 from export.quantize_checkpoint import Job, quantize_checkpoint
 from export.quantized import QuantizedCheckpoint, members_of
 from export.sources import ResolvedCheckpoint, resolve
@@ -45,6 +47,8 @@ from export.tensors import text_tensors
 from export.text_files import TextFiles, copy_text_files, read_text_files
 
 SPACE_MARGIN = 1.05
+QUALITY_TOKENS = 2048  # a glance; `python -m export quality` takes as many as it is given
+QUALITY_SEQUENCES = 8
 REFERENCE_FILE = "reference.safetensors"
 MAY_BE_SKIPPED = ("stock_runner",)  # where its package is not installed, or the context too short for it
 PROMPT = (
@@ -143,7 +147,8 @@ def make_artifact(inputs: Inputs, calibration: Calibration | None, build: Build,
     hashes = _hashes(inputs, build)
     manifest = artifact_manifest(inputs.plan, build, inputs.resolved, inputs.text, lowered, hashes, calibration)
     parity = verify(write_unsealed(partial, manifest), build, progress)
-    seal(partial, manifest, parity)
+    quality = None if calibration is None else measure_cost(inputs, calibration, store, lowered, progress)
+    seal(partial, manifest, parity, quality)
     break_open(out)
     put_in_place(partial, place)
 
@@ -161,7 +166,7 @@ def quantize(
         method=plan.method,
         tokens=None if calibration is None else calibration.tokens,
     )
-    name = f"{build.backend}: quantize ({plan.spec.scheme}, {plan.spec.method})"
+    name = f"{build.backend}: quantize ({plan.spec.scheme}, {plan.method.name})"
     root = user_cache.directory("quantized")
     if calibration is None:
         progress.stage(name, inputs.checkpoint_bytes)
@@ -263,6 +268,25 @@ def check_report(report: dict[str, Any], manifest: Path, build: Build) -> None:
             "runtime "
             "work here and run the same command again"
         )
+
+
+def measure_cost(
+    inputs: Inputs, calibration: Calibration, store: QuantizedCheckpoint, lowered: Lowered, progress: Progress
+) -> dict[str, Any] | None:
+    """What quantization cost on a little held-out text, for the manifest; None where the context is too short."""
+    wanted = min(QUALITY_TOKENS, QUALITY_SEQUENCES * inputs.plan.spec.context_length)
+    texts = default_texts(inputs.resolved.path, wanted)
+    try:
+        held_out = cut(texts, inputs.text.encode, wanted, inputs.plan.spec.context_length)
+    except QualityError as error:
+        progress.note(f"quality not measured: {error}")
+        return None
+    found = measure_quality(
+        store, inputs.checkpoint, held_out.tokens, lowered.activations, calibration.tokens, progress
+    )
+    loss, divergence = (found["figures"][name]["value"] for name in ("excess_nll", "mean_kld"))
+    progress.note(f"quantization cost {loss:+.4f} nats a token, mean KLD {divergence:.4f}, on {found['tokens']} tokens")
+    return found
 
 
 @contextmanager

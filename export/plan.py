@@ -17,7 +17,7 @@ from export.schemes import Layout, Scheme, layout
 from export.search.evaluator import LOCAL, check_workers
 from export.search.layouts import Space, smallest_layout
 from export.sources import RANDOM, ModelEntry, check_same_model, model_names, read_model_entry, resolve, source_names
-from export.spec import DEFAULT_MODEL, ExportSpec
+from export.spec import DEFAULT_METHOD, DEFAULT_MODEL, PLAIN_METHOD, ExportSpec
 
 CUSTOM = "custom"
 # what an artifact holds beside its weights: a tokenizer, four rows of logits, and the rest
@@ -64,8 +64,8 @@ class Plan:
 def make_plan(spec: ExportSpec) -> Plan:
     """Check the spec against the catalog and the model's dimensions; no weight is read, no network asked."""
     target = catalog.load("targets", spec.target)
-    method = load_method(spec.method)
     scheme = _scheme(spec)
+    method = load_method(chosen_method(spec, scheme))
     _check_calibration(spec, method, scheme)
     _check_workers(spec, scheme)
     if spec.source not in source_names():
@@ -90,6 +90,15 @@ def make_plan(spec: ExportSpec) -> Plan:
     )
     _check_budget(plan)
     return plan
+
+
+def chosen_method(spec: ExportSpec, scheme: Scheme) -> str:
+    """The method that was asked for, or the default for these formats and weights."""
+    if spec.method is not None:
+        return spec.method
+    has_int4 = scheme.is_searched or any(rule.format.bits == 4 for rule in scheme.rules)
+    wants_data = has_int4 and spec.checkpoint != RANDOM
+    return DEFAULT_METHOD if wants_data or spec.calibration is not None else PLAIN_METHOD
 
 
 def format_counts(layout: Layout) -> dict[str, int]:

@@ -11,8 +11,9 @@ from export.errors import SpecError, shown
 from export.sources import DEFAULT_SOURCE
 
 DEFAULT_MODEL = "qwen3.5-0.8b"
-DEFAULT_SCHEME = "int4"
-DEFAULT_METHOD = "rtn"
+DEFAULT_SCHEME = "mixed"
+DEFAULT_METHOD = "awq-gptq"  # for 4 bits of trained weights
+PLAIN_METHOD = "rtn"  # for 8 bits and floats, which it costs little, and random weights, which have nothing to lose
 DEFAULT_CONTEXT_LENGTH = 4096
 DEFAULT_WORKERS = "local"
 MIN_CONTEXT_LENGTH = 16
@@ -24,7 +25,10 @@ UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSpec:
-    """An export as asked for; `model` None means: the one the checkpoint is of, or the default."""
+    """An export as asked for; `model` None means: the one the checkpoint is of, or the default.
+
+    `method` None means: the plan's choice for these weights and formats (`export.plan.chosen_method`).
+    """
 
     target: str
     out: Path
@@ -32,7 +36,7 @@ class ExportSpec:
     checkpoint: str | None = None
     source: str = DEFAULT_SOURCE
     scheme: str = DEFAULT_SCHEME
-    method: str = DEFAULT_METHOD
+    method: str | None = None
     group_size: int | None = None
     calibration: Path | None = None
     backends: tuple[str, ...] = ()

@@ -41,8 +41,8 @@ class _Stopper(Listener):
 
 def small_spec(out: Path, checkpoint: Path, **changes: Any) -> ExportSpec:
     """An export that takes seconds: one backend, the shortest useful context."""
-    settings: dict[str, Any] = {"target": "android", "backends": ("onnx",), "context_length": 64}
-    return ExportSpec(**{**settings, "out": out, "checkpoint": str(checkpoint), **changes})
+    settings: dict[str, Any] = {"backends": ("onnx",), "context_length": 64, "scheme": "int4", "method": "rtn"}
+    return ExportSpec(target="android", out=out, checkpoint=str(checkpoint), **{**settings, **changes})
 
 
 def exported(spec: ExportSpec) -> tuple[Bundle, Listener]:

@@ -72,7 +72,8 @@ class BadInput:
 def run(place: Place, **changes: Any) -> object:
     """Export with one or two settings out of order."""
     settings = {"target": "android", "out": place.out, "checkpoint": str(place.checkpoint), "backends": ("onnx",)}
-    return export(ExportSpec(**{**settings, "context_length": 64, **changes}), Silent())
+    quick = {"context_length": 64, "scheme": "int4", "method": "rtn"}
+    return export(ExportSpec(**{**settings, **quick, **changes}), Silent())
 
 
 def edit(place: Place, name: str, change: Callable[[dict[str, Any]], object]) -> object:

@@ -122,7 +122,7 @@ def test_a_plan_says_what_would_be_made_and_how_large(capsys: pytest.CaptureFixt
     assert main([*PLAN, "--json", "--backend", "onnx"]) == 0
     planned = json.loads(capsys.readouterr().out)
     assert [build["backend"] for build in planned["builds"]] == ["onnx"]
-    assert planned["builds"][0]["formats"] == {"int4_g32": 26, "float": 6}
+    assert planned["builds"][0]["formats"] == {"int8_g32": 1, "int4_g64": 25, "float": 6}
     assert planned["total_bytes"] > planned["builds"][0]["model_bytes"] > 1_000_000
 
 
@@ -139,12 +139,12 @@ def test_planning_and_listing_touch_no_disk(
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [
-        ([], "qwen3.5-0.8b-android-int4"),
+        ([], "qwen3.5-0.8b-android-mixed"),
         (["--model", "qwen3.5-4b", "--scheme", "int8"], "qwen3.5-4b-android-int8"),
-        (["--model", "Qwen/Qwen3.5-2B"], "qwen3.5-2b-android-int4"),
-        (["--model", "qwen3.5-4b", "--checkpoint", "random"], "qwen3.5-4b-random-android-int4"),
-        (["--checkpoint", "random"], "qwen3.5-0.8b-random-android-int4"),
-        (["--checkpoint", "HERE/my-finetune/"], "my-finetune-android-int4"),
+        (["--model", "Qwen/Qwen3.5-2B"], "qwen3.5-2b-android-mixed"),
+        (["--model", "qwen3.5-4b", "--checkpoint", "random"], "qwen3.5-4b-random-android-mixed"),
+        (["--checkpoint", "random"], "qwen3.5-0.8b-random-android-mixed"),
+        (["--checkpoint", "HERE/my-finetune/"], "my-finetune-android-mixed"),
     ],
 )
 def test_the_default_directory_says_what_is_in_it(

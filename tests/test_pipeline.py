@@ -32,7 +32,8 @@ MODEL_FILES = {"onnx": {"model.onnx", "model.onnx.data", "genai_config.json"}, "
 
 
 def tiny_spec(out: Path, **changes: Any) -> ExportSpec:
-    return ExportSpec(**{"target": "android", "model": "tiny", "out": out, "context_length": CONTEXT, **changes})
+    own: dict[str, Any] = {"scheme": "int4", "method": "rtn", "context_length": CONTEXT, **changes}
+    return ExportSpec(target="android", model="tiny", out=out, **own)
 
 
 @pytest.fixture(scope="module")

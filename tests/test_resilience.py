@@ -121,7 +121,7 @@ def _heed_interrupts() -> None:
 def running(out: Path, checkpoint: Path, stage: str) -> Iterator[Running]:
     """`python -m export` up to the line that begins a stage."""
     command = [sys.executable, "-m", "export", "--target", "android", "--backend", "onnx", "--context-length", "64"]
-    command += ["--checkpoint", str(checkpoint), "--out", str(out)]
+    command += ["--checkpoint", str(checkpoint), "--out", str(out), "--scheme", "int4", "--method", "rtn"]
     pipes: dict[str, Any] = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
     with subprocess.Popen(command, cwd=ROOT, preexec_fn=_heed_interrupts, **pipes) as process:
         try:

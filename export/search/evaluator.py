@@ -4,8 +4,10 @@ A job is plain data, so the same code runs in this process and, with `--workers 
 machine, or on the cluster that RAY_ADDRESS names. Every machine must see the checkpoint under the same path.
 """
 
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -117,13 +119,11 @@ def check_workers(workers: str) -> None:
 
 
 def _ray() -> Any:
-    try:
-        import ray
-    except ModuleNotFoundError as error:
+    if find_spec("ray") is None:
         raise MissingPackageError(
             "--workers ray needs the package 'ray', which is not installed; run `make venv`, or leave --workers out"
-        ) from error
-    return ray
+        )
+    return importlib.import_module("ray")
 
 
 def _silent(_: str, __: int) -> None:

@@ -27,7 +27,8 @@ def torch_machine() -> Machine:
 
 def test_executorch_artifact_verifies_on_arm(torch_machine: Machine, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
-    options = ["--backend", "executorch", "--context-length", str(CONTEXT), "--out", str(bundle)]
+    options = ["--backend", "executorch", "--scheme", "int4", "--method", "rtn"]
+    options += ["--context-length", str(CONTEXT), "--out", str(bundle)]
     assert export_main(["--target", "android", "--model", "tiny", *options]) == 0
     asked = {"int4": {"path": str(bundle / "executorch"), "stock": True, "logits": False}}
     root = tmp_path / "runs"

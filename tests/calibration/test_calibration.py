@@ -125,7 +125,7 @@ def test_a_file_that_teaches_nothing_is_a_named_error(
 
 
 def test_a_bad_file_is_found_while_planning_and_one_that_nothing_reads_too(tmp_path: Path) -> None:
-    spec = ExportSpec(target="android", out=tmp_path, model="tiny", calibration=tmp_path / "none.txt")
+    spec = ExportSpec(target="android", out=tmp_path, model="tiny", method="rtn", calibration=tmp_path / "none.txt")
     with pytest.raises(SpecError, match="changes nothing with --method rtn, which learns from no text"):
         make_plan(spec)
     with pytest.raises(CalibrationError, match="no such file"):

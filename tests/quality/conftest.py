@@ -1,6 +1,7 @@
 """The tiny model's float-against-quantized subjects and a real bundle, made once a session."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from export.quantized import QuantizedCheckpoint
 from export.spec import ExportSpec
 from tests.subjects import quantized
 
+QUICK: dict[str, Any] = {"scheme": "int4", "method": "rtn", "context_length": 256}
 TINY = Path(__file__).parents[2] / "export" / "models" / "tiny"
 
 
@@ -45,7 +47,7 @@ def sequences(reference: Reference) -> Sequences:
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model's ONNX artifact."""
     out = tmp_path_factory.mktemp("artifact")
-    export(ExportSpec(target="android", out=out, model="tiny", backends=("onnx",), context_length=256), Silent())
+    export(ExportSpec(target="android", out=out, model="tiny", backends=("onnx",), **QUICK), Silent())
     return out / "onnx"
 
 
@@ -53,5 +55,5 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both Android artifacts of the tiny model."""
     out = tmp_path_factory.mktemp("bundle")
-    export(ExportSpec(target="android", out=out, model="tiny", context_length=256), Silent())
+    export(ExportSpec(target="android", out=out, model="tiny", **QUICK), Silent())
     return out
