@@ -30,7 +30,7 @@ from export.output import OTHER_CACHE, OTHER_OUT, check_space, disk_errors, own_
 from export.progress import Progress
 from export.quantize_checkpoint import Job, load_method, quantize_checkpoint
 from export.quantized import QuantizedCheckpoint
-from export.schemes import FLOAT, Format, Layout, layout
+from export.schemes import FLOAT, Format, Layout, Scheme, layout
 from export.sources import check_same_model, read_model_entry, resolve
 from export.spec import DEFAULT_MODEL
 from export.tensors import text_tensors
@@ -112,7 +112,11 @@ def trained_layout(spec: FinetuneSpec, config: ModelConfig) -> dict[str, Format]
     A matrix that each backend holds in an 8-bit format of its own stays float here: no one grid is right for all, and 8
     bits lose next to nothing.
     """
-    scheme = catalog.load("schemes", spec.scheme).SCHEME.with_group_size(spec.group_size)
+    scheme: Scheme = catalog.load("schemes", spec.scheme).SCHEME.with_group_size(spec.group_size)
+    if scheme.is_searched:
+        raise SpecError(
+            f"--scheme {spec.scheme} finds its formats by search; train for a scheme that has them, as int4"
+        )
     found = layout(scheme, config, finest={8: FLOAT})
     if all(form.is_float for form in found.values()):
         raise SpecError(f"--scheme {spec.scheme} leaves every matrix float: nothing to recover; use int4")

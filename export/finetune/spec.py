@@ -7,11 +7,11 @@ from typing import Literal
 
 from export.errors import SpecError
 from export.sources import DEFAULT_SOURCE
-from export.spec import DEFAULT_SCHEME, digest
+from export.spec import DEFAULT_METHOD, DEFAULT_SCHEME, digest
 
 Kind = Literal["qat", "qlora"]
 
-DEFAULT_START = "awq-gptq"
+DEFAULT_START = DEFAULT_METHOD
 DEFAULT_STEPS = 300
 LEARNING_RATES = {"qat": 0.02, "qlora": 2e-3}  # steps of the 4-bit grid; LoRA's own scale
 DEFAULT_RANK = 16

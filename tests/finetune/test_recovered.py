@@ -114,6 +114,7 @@ def test_what_is_wrong_is_named_before_training(
         (spec(tied, tmp_path / "absent.txt", out), "absent.txt"),
         (spec(tied, prose, out), "prose.txt: the model cannot read this text"),
         (spec(tied, prose, out, scheme="float"), "leaves every matrix float"),
+        (spec(tied, prose, out, scheme="auto"), "finds its formats by search"),
         (spec(tied, prose, out, scheme="int5"), "unknown scheme 'int5'"),
         (spec(tied, prose, out, group_size=48), "group_size 48"),
         (spec(tied, prose, tied.checkpoint.path), "is the checkpoint itself"),
