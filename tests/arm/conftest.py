@@ -90,7 +90,8 @@ def cpu(request: pytest.FixtureRequest) -> Any:
 
 
 def _export(scheme: str, out: Path) -> Path:
-    options = ["--backend", "onnx", "--scheme", scheme, "--method", "rtn", "--context-length", str(CONTEXTS[scheme]), "--out", str(out)]
+    options = ["--backend", "onnx", "--scheme", scheme, "--method", "rtn"]
+    options += ["--context-length", str(CONTEXTS[scheme]), "--out", str(out)]
     assert export_main(["--target", "android", "--model", "tiny", *options]) == 0
     return out / "onnx"
 
