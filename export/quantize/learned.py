@@ -17,9 +17,9 @@ from export.sequence import run_block
 SUMMARY = "rounding, scales and norms learned block by block from awq_gptq's: a little text, tens of minutes at 0.8B"
 NEEDS_CALIBRATION = True
 
-STEPS = 60
+STEPS = 100
 SEQUENCES_A_STEP = 4
-PACE = Pace(latents=0.01, scales=0.001, floats=0.001)
+PACE = Pace(latents=0.003, scales=0.0005, floats=0.0005)
 JUDGED_EVERY = 20
 HELD_OUT = 8  # every so many-th sequence judges instead of training
 
