@@ -28,10 +28,11 @@ from export.spec import digest
 from export.text_files import TextFiles
 from export.weights import units
 
-VERSION = 1  # raise when the same inputs give other layouts
+VERSION = 2  # raise when the same inputs give other layouts
 TRIALS = 24
 SEQUENCE_TOKENS = 128
 PRICED_TOKENS = 8192
+PRICED_BYTES = 2 << 30  # what flows between blocks, of all of them: fewer tokens for large models
 JUDGED_TOKENS = 2048
 MEASURED_UP_TO = 200_000_000  # weights: trials of larger models are predicted, only what may be chosen is measured
 TIME_WEIGHT = 0.1  # ten percent of decoding time are worth one percent of divergence
@@ -132,6 +133,7 @@ def _costs_key(space: Space, search: Search) -> str:
 
 def _search(plan: Plan, build: Build, space: Space, search: Search, budget_bytes: int, progress: Progress) -> Choice:
     priced, judged = split_tokens(search.tokens)
+    priced = _spread(priced, PRICED_BYTES // (4 * plan.config.hidden_size * plan.config.num_layers))
     costs = _costs(build.backend, space, search, priced, progress)
     wanted = _candidates(space, costs, budget_bytes)
     judge = evaluator(plan.spec.workers, Job(checkpoint=search.checkpoint, config=plan.config, tokens=judged))

@@ -4,7 +4,7 @@ To second order, changing weights by D changes the outputs' distribution by KL =
 information: the covariance of the gradients of log p(label) with labels drawn from the model's own distribution (Amari
 1998). Labels of different positions are drawn independently and their gradients have mean zero, so the gradient G of a
 whole sequence's summed loss will do: E[<D, G>^2] = D' F D, cross terms between tokens included. One backward pass a
-sequence therefore prices every format of every matrix at once, and the average over sequences is unbiased. The blocks
+sequence and draw therefore prices every format of every matrix at once, and the average is unbiased. The blocks
 are worked off from the last to the first, one in memory, each recomputed from its stored inputs.
 
 The table that makes logits is priced by the divergence itself, which costs one product; where it also serves as
@@ -23,6 +23,7 @@ from export.operators import dequantize
 from export.schemes import Format
 from export.sequence import run_block
 
+DRAWS = 3  # of labels a sequence: a draw costs a backward pass, and the price's error falls by their root
 HEAD_TOKENS = 512  # positions on which the logits' table is priced
 POSITIONS_AT_ONCE = 128  # rows of logits in memory
 EMBEDDING = "embed_tokens"
@@ -87,65 +88,74 @@ def trace(subject: Subject, tokens: Tensor, progress: Progress) -> Trace:
 def fisher_costs(subject: Subject, seen: Trace, candidates: Candidates, seed: int, progress: Progress) -> Costs:
     """The predicted divergence of each matrix in each format, nats a token."""
     model, count = subject.model, seen.tokens.numel()
-    gradient = _loss_gradient(subject, seen, torch.Generator().manual_seed(seed))
+    gradients = _loss_gradients(subject, seen, torch.Generator().manual_seed(seed))
     costs: dict[str, dict[Format, float]] = {}
     for name in reversed(model.block_names):
-        found, gradient = _block_costs(subject, model.block(name), seen, gradient, candidates)
+        found, gradients = _block_costs(subject, model.block(name), seen, gradients, candidates)
         costs |= {unit: {form: cost / count for form, cost in own.items()} for unit, own in found.items()}
         progress(name, count)
-    return costs | _table_costs(subject, seen, gradient, candidates)
+    return costs | _table_costs(subject, seen, gradients, candidates)
 
 
-def _loss_gradient(subject: Subject, seen: Trace, generator: torch.Generator) -> Tensor:
-    """The gradient (N, T, C) of each sequence's summed -log p(drawn label) by what enters `finish`."""
+def _loss_gradients(subject: Subject, seen: Trace, generator: torch.Generator) -> Tensor:
+    """Gradients (draws, N, T, C) of each sequence's summed -log p(drawn label) by what enters `finish`."""
     model = subject.model
     head = subject.table(model.head_unit)
-    found = torch.empty_like(seen.last)
+    found = torch.empty(DRAWS, *seen.last.shape)
     for row, hidden in enumerate(seen.last):
         source = hidden.unsqueeze(0).requires_grad_()
         final = model.finish(source)
         with torch.no_grad():
-            by_final = torch.cat([_drawn(part, head, generator) for part in final[0].split(POSITIONS_AT_ONCE)])
-        (found[row],) = torch.autograd.grad(final, source, by_final.unsqueeze(0))
+            drawn = [_drawn(part, head, generator) for part in final[0].split(POSITIONS_AT_ONCE)]
+        for draw, by_final in enumerate(torch.cat(drawn, dim=1)):
+            (found[draw, row],) = torch.autograd.grad(final, source, by_final.unsqueeze(0), retain_graph=True)
     return found
 
 
 def _drawn(final: Tensor, head: Tensor, generator: torch.Generator) -> Tensor:
-    """The gradient of -log p(label) by the head's inputs (P, C), labels drawn from p."""
+    """Gradients (draws, P, C) of -log p(label) by the head's inputs (P, C), labels drawn from p."""
     p = (final @ head.T).softmax(-1)
-    labels = torch.multinomial(p, 1, generator=generator)
-    p.scatter_add_(1, labels, torch.full(labels.shape, -1.0))
-    return p @ head
+    labels = torch.multinomial(p, DRAWS, replacement=True, generator=generator)  # (P, draws)
+    return (p @ head).unsqueeze(0) - head[labels.T]
 
 
 def _block_costs(
-    subject: Subject, block: Block, seen: Trace, gradient: Tensor, candidates: Candidates
+    subject: Subject, block: Block, seen: Trace, gradients: Tensor, candidates: Candidates
 ) -> tuple[dict[str, dict[Format, float]], Tensor]:
-    """Summed 1/2 <D, G>^2 over sequences for each unit and format, and the gradient (N, T, C) by the block's inputs."""
+    """Summed 1/2 <D, G>^2 over sequences, the mean over draws, and the gradients by the block's inputs."""
     weights = {unit: block.tensor(unit).detach().requires_grad_() for unit in block.shapes if unit in candidates}
     changes = {
-        unit: torch.stack([
-            (subject.rounded(weight.detach(), form, seen.statistics.get(unit)) - weight.detach()).flatten()
-            for form in candidates[unit]
-        ])
+        unit: _changes(subject, weight.detach(), candidates[unit], seen.statistics.get(unit))
         for unit, weight in weights.items()
-    }  # fmt: skip
+    }
     sums = {unit: torch.zeros(len(candidates[unit]), dtype=torch.float64) for unit in weights}
-    before = torch.empty_like(gradient)
+    before = torch.empty_like(gradients)
     for row, hidden in enumerate(seen.inputs[block.name]):
         source = hidden.unsqueeze(0).requires_grad_()
         out = block.run(source, weights)
-        by_input, *by_weight = torch.autograd.grad(out, [source, *weights.values()], gradient[row : row + 1])
-        before[row] = by_input[0]
-        for unit, one in zip(weights, by_weight, strict=True):
-            sums[unit] += (changes[unit] @ one.flatten()).double().square() / 2
+        for draw in range(DRAWS):
+            by_output = gradients[draw, row : row + 1]
+            by_input, *by_weight = torch.autograd.grad(
+                out, [source, *weights.values()], by_output, retain_graph=draw + 1 < DRAWS
+            )
+            before[draw, row] = by_input[0]
+            for unit, one in zip(weights, by_weight, strict=True):
+                sums[unit] += (changes[unit] @ one.flatten()).double().square() / (2 * DRAWS)
     found = {unit: dict(zip(candidates[unit], total.tolist(), strict=True)) for unit, total in sums.items()}
     return found, before
 
 
+def _changes(subject: Subject, weight: Tensor, forms: Sequence[Format], statistics: Statistics | None) -> Tensor:
+    """What each format does to a matrix (formats, weights); filled in place, for it is the largest thing in memory."""
+    found = torch.empty(len(forms), weight.numel())
+    for row, form in enumerate(forms):
+        torch.sub(subject.rounded(weight, form, statistics).flatten(), weight.flatten(), out=found[row])
+    return found
+
+
 @torch.no_grad()
 def _table_costs(
-    subject: Subject, seen: Trace, gradient: Tensor, candidates: Candidates
+    subject: Subject, seen: Trace, gradients: Tensor, candidates: Candidates
 ) -> dict[str, dict[Format, float]]:
     """The tables: divergence of the logits where one makes them, and the Fisher price where one is the embedding."""
     head_unit = subject.model.head_unit
@@ -160,7 +170,8 @@ def _table_costs(
             cost = _head_cost(subject, seen, table, rounded) if unit == head_unit else 0.0
             if unit == EMBEDDING:
                 change = (rounded - table)[seen.tokens]  # (N, T, C)
-                cost += float((change * gradient).sum((1, 2)).double().square().sum()) / 2 / seen.tokens.numel()
+                moved = (change * gradients).sum((2, 3)).double().square()  # (draws, N)
+                cost += float(moved.mean(0).sum()) / 2 / seen.tokens.numel()
             costs[unit][form] = cost
     return costs
 
