@@ -125,7 +125,7 @@ def in_another_backend(place: Place, backend: str, form: Format) -> object:
 def damaged_store(place: Place) -> object:
     config = parse_config(Checkpoint.open(place.checkpoint).config)
     place.out.mkdir()
-    (place.out / "embed_tokens.safetensors").write_bytes(b"no safetensors at all")
+    (place.out / "layers.0.safetensors").write_bytes(b"no safetensors at all")
     return open_quantized(place.out, config, layout(catalog.load("schemes", "int4").SCHEME, config))
 
 
@@ -403,7 +403,7 @@ TABLE: dict[str, BadInput] = {
     # disks
     "a damaged quantized checkpoint": BadInput(
         act=damaged_store,
-        error=StoreError, what="missing or damaged", where="{out}/embed_tokens.safetensors", found="damaged",
+        error=StoreError, what="missing or damaged", where="{out}/layers.0.safetensors", found="damaged",
         next="run the same export again",
     ),
     "a file for a directory": BadInput(

@@ -30,7 +30,8 @@ def finished(fixture_checkpoint: Callable[[str], Path], tmp_path_factory: pytest
     checkpoint, out = fixture_checkpoint("like_2b"), root / "a [bold]bundle[/bold]"
     exported(small_spec(out, checkpoint))
     where = ["--checkpoint", str(checkpoint), "--out", str(out)]
-    return ["--target", "android", "--backend", "onnx", "--context-length", "64", *where]
+    how = ["--scheme", "int4", "--method", "rtn", "--context-length", "64"]
+    return ["--target", "android", "--backend", "onnx", *how, *where]
 
 
 def test_help_shows_examples_that_the_parser_accepts(capsys: pytest.CaptureFixture[str]) -> None:

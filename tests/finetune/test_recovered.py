@@ -88,7 +88,7 @@ def test_a_run_says_what_it_was_made_from_and_is_not_done_twice(chat: Path, tmp_
     first = finetune(asked, Silent())
     stamp = (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns
     assert first.provenance["base_sha256"] == tiny.checkpoint.content_hash()
-    assert first.provenance["scheme"] == "int4"
+    assert first.provenance["scheme"] == asked.scheme
     assert first.provenance["steps"] == 1
     assert first.provenance["data"]["source"] == str(chat)
     assert json.loads((tmp_path / "out" / PROVENANCE).read_text()) == first.provenance
