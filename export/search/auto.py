@@ -2,13 +2,14 @@
 
 One Fisher pass prices every format of every matrix; the knapsack is solved at the budget, with and without 8-bit tables
 and with time at a small price; a study looks around at other budgets. What fits is measured on text that was not priced
-on, uniform layouts among it, and the best is taken: so never a worse one than uniform, as far as that text can tell.
+on, and the best of it, uniform layouts among them, once more as the export's own method quantizes it. The best of those
+is taken: so never a worse one than uniform, as far as that text can tell.
 Everything is kept under the hash of all that determines it, so that an export that goes on finds the same layout.
 """
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from export import user_cache
 from export.errors import BudgetError
 from export.plan import Build, Plan, searched_space
 from export.progress import Progress
+from export.quantize_checkpoint import Method
 from export.schemes import Format, Layout, layout
 from export.search.evaluator import ROUNDING, Evaluate, Job, evaluator, open_subject, traced
+from export.search.final import quantized_klds
 from export.search.layouts import TABLES, Found, Space, Wish, best_layout, describe, searched, uniform_layouts
 from export.search.sensitivity import Costs, fisher_costs
 from export.search.study import Study, Trial, dump_layout, load_layout, run_study, time_price
@@ -28,13 +31,14 @@ from export.spec import digest
 from export.text_files import TextFiles
 from export.weights import units
 
-VERSION = 2  # raise when the same inputs give other layouts
+VERSION = 3  # raise when the same inputs give other layouts
 TRIALS = 24
 SEQUENCE_TOKENS = 128
 PRICED_TOKENS = 8192
 PRICED_BYTES = 2 << 30  # what flows between blocks, of all of them: fewer tokens for large models
 JUDGED_TOKENS = 2048
 MEASURED_UP_TO = 200_000_000  # weights: trials of larger models are predicted, only what may be chosen is measured
+FINALISTS = 2  # searched and uniform layouts each that the export's method quantizes
 TIME_WEIGHT = 0.1  # ten percent of decoding time are worth one percent of divergence
 SEED = 0
 BESIDE_BYTES_PER_TOKEN = 16  # four rows of logits in the reference
@@ -87,7 +91,7 @@ def choose_layouts(plan: Plan, search: Search, progress: Progress) -> Plan:
 def _chosen(plan: Plan, build: Build, search: Search, progress: Progress) -> Build:
     space = searched_space(plan.config, build.module, plan.spec)
     budget = room_bytes(plan, search.text)[build.backend]
-    kept = user_cache.directory("search") / f"{_key(space, search, budget)}.json"
+    kept = user_cache.directory("search") / f"{_key(space, search, budget, plan.method)}.json"
     content = _read(kept)
     if content is None:
         choice = _search(plan, build, space, search, budget, progress)
@@ -120,9 +124,11 @@ def _beside_bytes(text: TextFiles, vocab_size: int) -> int:
     return files + len((text.chat_template or "").encode()) + vocab_size * BESIDE_BYTES_PER_TOKEN + BESIDE_BYTES
 
 
-def _key(space: Space, search: Search, budget_bytes: int) -> str:
-    """Everything that determines a choice."""
-    return digest([VERSION, _costs_key(space, search), budget_bytes, space.context_length, repr(space.backend.SPEED)])
+def _key(space: Space, search: Search, budget_bytes: int, method: Method | None = None) -> str:
+    """Everything that determines a choice; a study knows no method."""
+    by_method = [method.name, method.version] if method else []
+    speed = repr(space.backend.SPEED)
+    return digest([VERSION, _costs_key(space, search), budget_bytes, space.context_length, speed, by_method])
 
 
 def _costs_key(space: Space, search: Search) -> str:
@@ -145,7 +151,26 @@ def _search(plan: Plan, build: Build, space: Space, search: Search, budget_bytes
             wanted[f"trial {index}"], klds[f"trial {index}"] = trial.found.layout, trial.kld
     fitting = {name: describe(space, costs, one) for name, one in wanted.items()}
     fitting = {name: found for name, found in fitting.items() if found.file_bytes <= budget_bytes}
-    return _choose(fitting, klds, budget_bytes, trials)
+    last = finalists(fitting, klds)
+    progress.stage(f"{build.backend}: quantize {len(last)} layouts ({plan.method.name})")
+    layouts = [found.layout for found in last.values()]
+    job = Job(checkpoint=search.checkpoint, config=plan.config, tokens=judged)
+    measured = quantized_klds(job, search.checkpoint_hash, plan.method, search.tokens, layouts, progress.step)
+    return _choose(last, dict(zip(last, measured, strict=True)), budget_bytes, trials)
+
+
+def finalists(fitting: Mapping[str, Found], klds: Mapping[str, float]) -> dict[str, Found]:
+    """The best searched layouts and the best uniform ones, by what the rounding for pricing says."""
+    ranked = sorted(fitting, key=lambda name: (klds[name], name))
+    kept: dict[str, Found] = {}
+    for is_uniform in (False, True):
+        own = [name for name in ranked if name.startswith(UNIFORM) is is_uniform]
+        for name in own:
+            if sum(one.startswith(UNIFORM) is is_uniform for one in kept) < FINALISTS and all(
+                fitting[name].layout != one.layout for one in kept.values()
+            ):
+                kept[name] = fitting[name]
+    return kept
 
 
 def _choose(fitting: dict[str, Found], klds: dict[str, float], budget_bytes: int, trials: Sequence[Trial]) -> Choice:

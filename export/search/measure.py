@@ -31,7 +31,7 @@ def measured_klds(subject: Subject, seen: Trace, layouts: Sequence[Layout], prog
     table = subject.table(model.head_unit)
     heads = _tables(subject, seen, model.head_unit, layouts)
     return [
-        _mean_divergence((base, table), (model.finish(stream).flatten(0, 1), heads[layout[model.head_unit]]))
+        mean_divergence((base, table), (model.finish(stream).flatten(0, 1), heads[layout[model.head_unit]]))
         for stream, layout in zip(streams, layouts, strict=True)
     ]
 
@@ -57,7 +57,7 @@ def _embedded(subject: Subject, seen: Trace, layout: Layout) -> Tensor:
     return subject.rounded(rows, layout[EMBEDDING], seen.statistics.get(EMBEDDING))[places]
 
 
-def _mean_divergence(base: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> float:
+def mean_divergence(base: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> float:
     """KL of two models' predictions, each given by what the head reads (P, C) and the head."""
     pairs = zip(base[0].split(POSITIONS_AT_ONCE), other[0].split(POSITIONS_AT_ONCE), strict=True)
     total = sum(float(divergence(one @ base[1].T, two @ other[1].T).double().sum()) for one, two in pairs)

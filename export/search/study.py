@@ -2,8 +2,8 @@
 
 Optuna (Akiba et al. 2019) chooses what the knapsack is asked for: how many bytes, whether the tables keep 8 bits, how
 coarse groups may be, what a millisecond is worth. NSGA-II (Deb et al. 2002) keeps what nothing else beats in all three.
-Trials lie in SQLite. A killed study goes on where it was, with the trials that would have come anyway: the sampler is
-seeded by how many are finished, and trials that were running are run again.
+Trials lie in SQLite. A killed study goes on where it was, with the trials that would have come anyway: each is
+drawn with a seed of its own, and trials that were running are run again.
 """
 
 import json
@@ -78,13 +78,14 @@ def _next_batch(study: optuna.Study, plan: Study, space: Space, costs: Costs) ->
     left = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     for trial in (trial for trial in left if LAYOUT not in trial.user_attrs):
         study.tell(trial.number, state=TrialState.FAIL)  # killed between asking and deciding
-    whole = [trial for trial in left if LAYOUT in trial.user_attrs]
-    done = _finished(study)
-    if whole or done >= plan.trials:
-        return whole
-    study.sampler = optuna.samplers.NSGAIISampler(population_size=BATCH, seed=plan.seed + done)
-    numbers = [_ask(study, space, costs) for _ in range(min(BATCH - done % BATCH, plan.trials - done))]
-    return [study.get_trials(deepcopy=False)[number] for number in numbers]
+    whole = [trial.number for trial in left if LAYOUT in trial.user_attrs]
+    asked = _finished(study) + len(whole)
+    missing = -asked % BATCH if whole or asked % BATCH else BATCH  # a batch that was cut is asked to its end first
+    for index in range(asked, min(asked + missing, plan.trials)):
+        study.sampler = optuna.samplers.NSGAIISampler(population_size=BATCH, seed=plan.seed + index)
+        whole.append(_ask(study, space, costs))
+    known = study.get_trials(deepcopy=False)
+    return [known[number] for number in whole]
 
 
 def _ask(study: optuna.Study, space: Space, costs: Costs) -> int:
