@@ -22,9 +22,7 @@ MIXED = Scheme(
 
 
 @pytest.mark.parametrize("backend", catalog.names("backends"))
-@pytest.mark.parametrize(
-    ("shape", "scheme", "context"), [("tiny", MIXED, 2048), ("like_9b", "int8", 64)]
-)
+@pytest.mark.parametrize(("shape", "scheme", "context"), [("tiny", MIXED, 2048), ("like_9b", "int8", 64)])
 def test_a_file_never_takes_more_than_planned_and_little_less(
     shape: str,
     scheme: str | Scheme,
