@@ -93,15 +93,10 @@ class BlockModel(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """What data says of a unit's inputs: mean square (in_features,), and mean outer product (in, in) where asked for.
-
-    `cross` is the mean of float inputs times real inputs, (in, in): what a method needs to fit real inputs to float
-    outputs.
-    """
+    """What data says of a unit's inputs: mean square (in_features,), mean outer product (in, in) where asked for."""
 
     mean_square: Tensor
     gram: Tensor | None = None
-    cross: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,8 @@ from export.schemes import Format
 # steps of a 4-bit grid from zero to a group's absmax; 7 is plain rounding to nearest
 STEPS = (7.0, 6.4, 6.7, 7.3, 7.6, 7.9, 8.2, 8.6, 9.0, 9.6, 10.4)
 STEPS_WITHOUT_WEIGHTS = STEPS[:9]
+# 8 bits have steps to spare, and a clipped row of a large head is known to lose its token: nothing is cut off
+STEPS_OF_INT8 = tuple(steps for steps in STEPS if steps <= 7)
 WEIGHTS_AT_ONCE = 1 << 22  # the search holds a few copies of them
 
 
@@ -26,7 +28,8 @@ def _search(weight: Tensor, form: Format, importance: Tensor | None) -> Codes:
     largest = groups.abs().amax(-1)
     best_error = torch.full_like(largest, float("inf"))
     best_scales = torch.empty_like(largest)
-    for steps in STEPS_WITHOUT_WEIGHTS if weights is None else STEPS:
+    steps_of_int4 = STEPS_WITHOUT_WEIGHTS if weights is None else STEPS
+    for steps in steps_of_int4 if form.bits == 4 else STEPS_OF_INT8:
         scales = bfloat16_scales(largest / (steps * top / 7))
         error = _round(groups, scales, top).mul_(scales.unsqueeze(-1)).sub_(groups).square_()
         total = (error if weights is None else error.mul_(weights)).sum(-1)

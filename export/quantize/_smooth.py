@@ -87,5 +87,4 @@ def _error(weight: Tensor, form: Format, squares: Tensor) -> float:
 def divided(statistics: Statistics, columns: Tensor) -> Statistics:
     """Statistics of inputs that are `columns` times smaller."""
     gram = None if statistics.gram is None else statistics.gram / columns / columns.unsqueeze(1)
-    cross = None if statistics.cross is None else statistics.cross / columns / columns.unsqueeze(1)
-    return Statistics(mean_square=statistics.mean_square / columns**2, gram=gram, cross=cross)
+    return Statistics(mean_square=statistics.mean_square / columns**2, gram=gram)

@@ -20,7 +20,7 @@ NEEDS_FLOAT_INPUTS = False
 
 def quantize_block(task: BlockTask) -> BlockResult:
     """Fold, then search every matrix's scales."""
-    smoothed = smooth_for_weights(task, block_statistics(task, gram=False, cross=False))
+    smoothed = smooth_for_weights(task, block_statistics(task, gram=False))
     return smoothed.rounded(task, quantize_table)
 
 

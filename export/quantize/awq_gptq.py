@@ -26,7 +26,7 @@ def quantize_block(task: BlockTask) -> BlockResult:
 
 def fold_block(task: BlockTask) -> Smoothed:
     """The block after its folds."""
-    return smooth_for_weights(task, block_statistics(task, gram=True, cross=False))
+    return smooth_for_weights(task, block_statistics(task, gram=True))
 
 
 def round_folded(task: BlockTask, folded: Smoothed) -> BlockResult:

@@ -30,7 +30,7 @@ ROUNDING = "int8_token"  # the coarsest that a runtime uses: one step for a whol
 
 def quantize_block(task: BlockTask) -> BlockResult:
     """Fold for the inputs, then search every matrix's scales."""
-    statistics = block_statistics(task, gram=False, cross=False)
+    statistics = block_statistics(task, gram=False)
     inputs = _inputs(task)
     smoothed = Smoothed(tensors={}, statistics=statistics)
     for one in task.block.folds:
