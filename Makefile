@@ -50,7 +50,7 @@ format: $(INSTALLED) ## format and fix what can be fixed
 	$(BIN)/ruff check --fix .
 
 bench: $(INSTALLED) ## measure ours against the peers, on real shapes with random weights
-	$(BIN)/python -m benchmarks.export_and_run
+	$(BIN)/python -m benchmarks export-and-run
 
 lock: $(INSTALLED) ## write requirements.lock anew from what is installed in .venv
 	$(BIN)/python tools/write_lock.py

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from benchmarks import export_and_run, tiny_quality
+from benchmarks.side_by_side import export_and_run, tiny_quality
 
 COMMANDS = {"export-and-run": export_and_run.main, "tiny-quality": tiny_quality.main}
 USAGE = """\

@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.subjects import ROOT
+from benchmarks.side_by_side.subjects import ROOT
 from benchmarks.workload import make_workload, read_workload, write_workload
 
 TOKENIZER = ROOT / "export" / "models" / "tiny" / "tokenizer.json"

@@ -1,0 +1,1 @@
+"""Our exports beside the peers' on this machine: what each costs to make, to hold and to run."""
