@@ -1,20 +1,51 @@
 """What can go wrong in a benchmark, each with what, where and what to do.
 
 BenchmarkError
-  WorkerFailedError       a subprocess ended badly
-  MissingPeerError        a peer asked for isn't installed
-  ResultStoreError        the store of results can't be read
+├── MissingPackageError       a command needs a package that isn't installed
+├── WorkerFailedError         a subprocess ended badly
+├── MissingPeerError          a peer asked for isn't installed
+├── ResultStoreError          the results file of a side-by-side run can't be read
+├── StreamError               what a runner wrote isn't an event stream
+│   ├── StreamSizeError       a line, the stream or a count is beyond its cap
+│   ├── StreamFormatError     a line isn't one of the events
+│   ├── StreamOrderError      the events are in an order that can't happen
+│   ├── StreamClockError      the clock ran backwards
+│   └── TruncatedStreamError  the end line is missing or disagrees with what came before
+└── RecordError               a record isn't one, or is of a version that this program doesn't know
 """
 
 from pathlib import Path
 
 from runtimes.errors import ProjectError
 
-__all__ = ["BenchmarkError", "MissingPeerError", "ResultStoreError", "WorkerFailedError"]
+__all__ = [
+    "BenchmarkError",
+    "MissingPackageError",
+    "MissingPeerError",
+    "RecordError",
+    "ResultStoreError",
+    "StreamClockError",
+    "StreamError",
+    "StreamFormatError",
+    "StreamOrderError",
+    "StreamSizeError",
+    "TruncatedStreamError",
+    "WorkerFailedError",
+]
 
 
 class BenchmarkError(ProjectError):
     """Root of this package's errors."""
+
+
+class MissingPackageError(BenchmarkError):
+    """A command needs a package that isn't installed."""
+
+    def __init__(self, command: str, package: str) -> None:
+        super().__init__(
+            f"{command} needs the package {package!r}, which is not installed; "
+            "run `make venv`, or `pip install 'qwen-edge[bench]'`"
+        )
 
 
 class WorkerFailedError(BenchmarkError):
@@ -36,3 +67,31 @@ class ResultStoreError(BenchmarkError):
 
     def __init__(self, path: Path, found: str) -> None:
         super().__init__(f"{path}: {found}; delete it or choose another --work-dir")
+
+
+class StreamError(BenchmarkError):
+    """What a runner wrote isn't an event stream; nothing in it is a result."""
+
+
+class StreamSizeError(StreamError):
+    """A line, the stream or a count is beyond its cap."""
+
+
+class StreamFormatError(StreamError):
+    """A line isn't UTF-8, isn't JSON, or isn't one of the events."""
+
+
+class StreamOrderError(StreamError):
+    """The events are in an order that can't happen."""
+
+
+class StreamClockError(StreamError):
+    """The clock ran backwards."""
+
+
+class TruncatedStreamError(StreamError):
+    """The end line is missing, or its count or hash disagrees with the lines before it."""
+
+
+class RecordError(BenchmarkError):
+    """A record isn't one, or is of a version that this program doesn't know."""
