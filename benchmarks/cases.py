@@ -3,12 +3,12 @@
 The host's Python runner, the C++ runner on a phone and the apps read the same file and answer with the same event
 stream (`benchmarks.stream_events`). A runner does, for each case in order:
 
-1. `case_start`; where `drop_page_cache` is set, write back and drop the artifact's files from the page cache
-   (`posix_fadvise`), then say what stayed: a `sample` of kind memory, source `mincore`, with `resident_bytes` and
-   `file_bytes`;
+1. `case_start`, a `sample` of memory; where `drop_page_cache` is set, write back and drop the artifact's files from the
+   page cache (`posix_fadvise`), then say what stayed: a `sample` of kind memory, source `mincore`, with
+   `resident_bytes` and `file_bytes`;
 2. `load_start`, open the model, `load_end`: a model serves one case only;
-3. the marker `warm_up_start`, `warm_ups` generations that emit nothing, the marker `warm_up_end` (neither marker where
-   `warm_ups` is 0);
+3. the marker `warm_up_start`, `warm_ups` whole generations that emit nothing, the marker `warm_up_end` (neither marker
+   where `warm_ups` is 0);
 4. `repeats` generations, or with `duration_ms` as many as begin within that time after `load_end`, at least one. Each
    begins on an empty sequence with `submit` and ends with `stop`. A runner that has a tokenizer takes `text` and
    encodes it after `submit` is stamped, one without takes `prompt`; the first line's `effective.details.tokenizer`
@@ -19,11 +19,12 @@ stream (`benchmarks.stream_events`). A runner does, for each case in order:
 Samples of `samples` are taken every `sample_interval_ms` by a thread of the runner from `load_start` on; null means
 none while anything is timed. Events are kept in memory and written between generations.
 
-Exit status: 0 when the `end` line was written. The `end` line counts, not the status.
+An error becomes the line `error`, after which no case follows and the stream is sealed. Exit status: 0 when the `end`
+line was written. The `end` line counts, not the status.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -33,7 +34,7 @@ from benchmarks.text import Name
 
 __all__ = ["Case", "CaseFile", "read_cases", "write_cases"]
 
-VERSION = 1
+VERSION: Final = 1
 MAX_CASES_BYTES = 16 * 1024 * 1024
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 PromptText = Annotated[str, StringConstraints(max_length=4 * 1024 * 1024)]
