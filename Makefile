@@ -9,7 +9,7 @@ INSTALLED := .venv/.installed
 TINY := build/android-tiny
 PACKAGES := export runtimes benchmarks
 
-.PHONY: help venv export test test-slow test-arm test-arm-slow check format bench lock
+.PHONY: help venv export test test-slow test-arm test-arm-slow test-devices check format bench lock
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -32,13 +32,16 @@ test: $(INSTALLED) ## run the tests
 	$(BIN)/python -m pytest
 
 test-slow: $(INSTALLED) ## run the tests that take minutes or gigabytes
-	$(BIN)/python -m pytest -m "slow and not arm"
+	$(BIN)/python -m pytest -m "slow and not arm and not devices"
 
 test-arm: $(INSTALLED) ## verify the tiny ONNX artifacts on aarch64 under qemu-user
 	$(BIN)/python -m pytest -m "arm and not slow"
 
 test-arm-slow: $(INSTALLED) ## the same for ExecuTorch, with aarch64 torch
 	$(BIN)/python -m pytest -m "arm and slow"
+
+test-devices: $(INSTALLED) ## run whole device runs: real adb to real adbd, and to a virtual arm64 phone (as root)
+	$(BIN)/python -m pytest -m devices
 
 check: $(INSTALLED) ## lint, formatting and types
 	$(BIN)/ruff check .
