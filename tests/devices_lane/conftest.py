@@ -15,6 +15,7 @@ from tests.devices_lane import adbd as adbd_device
 from tests.devices_lane.adbd import Adbd, wait_until
 from tests.devices_lane.debian import UnavailableError, unpacked
 from tests.devices_lane.network import PrivateNetwork, private_network
+from tests.devices_lane.phone import Phone, booted, make_image
 
 # read before tests/conftest.py moves the caches away: this one is worth keeping
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qwen-edge" / "devices"
@@ -78,3 +79,23 @@ def await_device(serial: str, seconds: float = 20.0) -> None:
         return f"{serial}\tdevice" in listed.stdout
 
     wait_until(answers, f"{serial} does not answer adb", seconds)
+
+
+@pytest.fixture(scope="session")
+def booted_phone(network: PrivateNetwork, adb_server: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Phone]:
+    """The virtual phone, booted once a session."""
+    try:
+        with network.outside():
+            image = make_image(CACHE)
+        with booted(image, tmp_path_factory.mktemp("phone")) as phone:
+            connect(phone.serial)
+            yield phone
+    except UnavailableError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def phone(booted_phone: Phone) -> Phone:
+    """The virtual phone: on battery, cool, drawing little; `set_power` changes that."""
+    booted_phone.rest()
+    return booted_phone
