@@ -18,13 +18,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO
+from typing import IO, get_args
 
 from benchmarks import page_cache
 from benchmarks.cases import Case, CaseFile, read_cases
 from benchmarks.counters import read_counters
 from benchmarks.stream import StreamWriter
-from benchmarks.stream_events import CaseEnd, CaseStart, Event, Failure, Marker, Sample, SampleKind, Start, Submit
+from benchmarks.stream_events import (
+    CaseEnd,
+    CaseStart,
+    Event,
+    Failure,
+    Marker,
+    Sample,
+    SampleKind,
+    Series,
+    Start,
+    Submit,
+)
 from benchmarks.stream_events import Settings as Said
 from runtimes import events as runtime_events
 from runtimes.artifact import Artifact
@@ -99,17 +110,21 @@ def main(arguments: Sequence[str] | None = None, *, open_model: OpenModel = open
     parser.add_argument("--artifact", type=Path, required=True, help="the artifact's directory")
     parser.add_argument("--cases", type=Path, required=True, help="what benchmarks.cases wrote")
     parser.add_argument("--out", type=Path, required=True, help="the event stream to write")
+    parser.add_argument("--series", choices=get_args(Series), default="host", help="the series it belongs to")
     options = parser.parse_args(arguments)
     try:
         artifact = Artifact.open(options.artifact)
-        run_cases(artifact, read_cases(options.cases), options.out, open_model=open_model)
+        cases = read_cases(options.cases)
+        run_cases(artifact, cases, options.out, open_model=open_model, series=options.series)
     except ProjectError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
     return 0
 
 
-def run_cases(artifact: Artifact, cases: CaseFile, out: Path, *, open_model: OpenModel = open_runner) -> None:
+def run_cases(
+    artifact: Artifact, cases: CaseFile, out: Path, *, open_model: OpenModel = open_runner, series: Series = "host"
+) -> None:
     """Write the stream of some cases; where one fails, the stream says so and is sealed after it."""
     if cases.affinity is not None:
         os.sched_setaffinity(0, cases.affinity)
@@ -119,7 +134,7 @@ def run_cases(artifact: Artifact, cases: CaseFile, out: Path, *, open_model: Ope
             artifact=artifact,
             threads=cases.threads,
             tokenizer=load_tokenizer(artifact.tokenizer_file),
-            recorder=Recorder(file=file, start=_first_line(artifact, cases)),
+            recorder=Recorder(file=file, start=_first_line(artifact, cases, series)),
             open_model=open_model,
         )
         try:
@@ -131,14 +146,14 @@ def run_cases(artifact: Artifact, cases: CaseFile, out: Path, *, open_model: Ope
         subject.recorder.end()
 
 
-def _first_line(artifact: Artifact, cases: CaseFile) -> Start:
+def _first_line(artifact: Artifact, cases: CaseFile, series: Series) -> Start:
     manifest = artifact.manifest
     affinity = sorted(os.sched_getaffinity(0))
     return Start(
         at_ns=time.monotonic_ns(),
         runner=RUNNER,
         runtime=f"{manifest.runtime.name} {version(manifest.runtime.name)}",
-        series="host",
+        series=series,
         requested=Said(backend=manifest.backend, threads=cases.threads, affinity=cases.affinity),
         effective=Said(affinity=affinity, details={"tokenizer": f"tokenizers {version('tokenizers')}"}),
     )

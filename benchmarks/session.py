@@ -24,6 +24,7 @@ from benchmarks.oracle import Oracle, OracleError, ask_oracle, compare_tokens
 from benchmarks.protocol import case_timeout_s
 from benchmarks.runner_end import named_failure
 from benchmarks.stream import Stream, parse_stream, salvage_stream
+from benchmarks.stream_events import Series
 from runtimes.artifact import Artifact
 
 __all__ = ["Journal", "Run", "measure"]
@@ -162,7 +163,7 @@ def _attempt(device: Device, run: Run, cases: CaseFile, state: _Progress) -> rec
         time.sleep(run.protocol.settle_s)
         before = _cooled(device, run.protocol)
         data = device.run(cases, case_timeout_s(run.protocol, cases))
-        row = _success(cases, _parsed(data), data, state)
+        row = _success(cases, _parsed(data, device.series), data, state)
         hot = _hot(before) or _hot(device.environment())
         return row.model_copy(update={"environment": before, "throttled": hot})
     except DeviceError as error:
@@ -193,11 +194,14 @@ def _hot(environment: record.Environment) -> bool | None:
     return None if environment.thermal_status is None else environment.thermal_status not in COOL
 
 
-def _parsed(data: bytes) -> Stream:
+def _parsed(data: bytes, series: Series) -> Stream:
     try:
-        return parse_stream(data)
+        stream = parse_stream(data)
     except StreamError as error:
         raise CorruptError(f"the runner's output is no result: {error}") from error
+    if stream.start.series != series:
+        raise CorruptError(f"the runner's series is {stream.start.series!r}, the device's {series!r}: never mixed")
+    return stream
 
 
 def _success(cases: CaseFile, stream: Stream, data: bytes, state: _Progress) -> record.CaseRecord:
