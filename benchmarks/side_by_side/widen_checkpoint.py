@@ -1,8 +1,8 @@
 """The same model with a wider residual stream: zero channels are added, and every logit stays what it was.
 
 The trained tiny model is 192 wide, so its matrices can't be held in groups of 128 as those of the real sizes are.
-Widened to 256, a group boundary falls where it does in a wide model, and a group that reaches into the added channels is
-as coarse as one cut short. So the divergence measured on the widened model is that of 128-wide groups on the tiny one.
+Widened to 256, a group that reaches into the added channels is as coarse as one cut short. So the divergence measured
+on the widened model is that of 128-wide groups on the tiny one.
 
 RMSNorm divides by the mean of squares, which the added zeros make smaller: with s = old / new width,
 x / sqrt(mean(x^2) + e) over the old width equals sqrt(s) x / sqrt(s mean(x^2) + s e), so one plus the weight is
