@@ -11,7 +11,8 @@ BenchmarkError
 │   ├── StreamOrderError      the events are in an order that can't happen
 │   ├── StreamClockError      the clock ran backwards
 │   └── TruncatedStreamError  the end line is missing or disagrees with what came before
-└── RecordError               a record isn't one, or is of a version that this program doesn't know
+└── RecordError               what should be a record isn't one
+    └── RecordVersionError    a record was written by a newer version of this program
 """
 
 from pathlib import Path
@@ -23,6 +24,7 @@ __all__ = [
     "MissingPackageError",
     "MissingPeerError",
     "RecordError",
+    "RecordVersionError",
     "ResultStoreError",
     "StreamClockError",
     "StreamError",
@@ -94,4 +96,8 @@ class TruncatedStreamError(StreamError):
 
 
 class RecordError(BenchmarkError):
-    """A record isn't one, or is of a version that this program doesn't know."""
+    """What should be a record isn't one."""
+
+
+class RecordVersionError(RecordError):
+    """A record was written by a newer version of this program."""

@@ -14,10 +14,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from benchmarks.errors import RecordError
-from benchmarks.stream import MAX_LINES
+from benchmarks.errors import RecordError, RecordVersionError
+from benchmarks.stream import MAX_LINES, MAX_STREAM_BYTES
 from benchmarks.stream_events import CaseKind, Series
 from benchmarks.text import Label, Name, Sha256, Text
 
@@ -56,6 +65,7 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Notes = Annotated[tuple[Text, ...], Field(max_length=256)]
+EventLine = Annotated[str, StringConstraints(pattern=r"^[^\n]*$")]
 
 
 class _Part(BaseModel):
@@ -183,7 +193,7 @@ class CaseRecord(_Part):
     kind: CaseKind
     status: CaseStatus
     reason: Text | None = None
-    events: Annotated[tuple[str, ...], Field(max_length=MAX_LINES)] = ()
+    events: Annotated[tuple[EventLine, ...], Field(max_length=MAX_LINES)] = ()
     metrics: Annotated[dict[Name, Metric], Field(max_length=256)] = {}
     token_ids_sha256: Sha256 | None = None
     parity: Parity | None = None
@@ -196,6 +206,13 @@ class CaseRecord(_Part):
     environment: Environment | None = None
     throttled: bool | None = None
     attachments: Annotated[dict[Name, Sha256], Field(max_length=64)] = {}
+
+    @field_validator("events")
+    @classmethod
+    def _not_endless(cls, events: tuple[str, ...]) -> tuple[str, ...]:
+        if sum(len(line.encode()) + 1 for line in events) > MAX_STREAM_BYTES:
+            raise ValueError(f"events of more than {MAX_STREAM_BYTES} bytes are no stream")
+        return events
 
     @model_validator(mode="after")
     def _reason_for_what_is_missing(self) -> Self:
@@ -260,16 +277,17 @@ def read_record(data: bytes | str, *, source: str = "record") -> RunRecord:
     try:
         return RunRecord.model_validate_json(data)
     except ValidationError as error:
-        raise RecordError(f"{source}: {_first_fault(data, error)}") from None
-
-
-def _first_fault(data: bytes | str, error: ValidationError) -> str:
-    found = _version(data)
-    if found is not None and found > SCHEMA_VERSION:
-        return f"schema_version {found} is newer than {SCHEMA_VERSION}, all this program knows; update it"
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    place = ".".join(str(part) for part in first["loc"]) or "the whole"
-    return f"{ascii(place)[:200]}: {ascii(first['msg'])[:300]}; it is not a record of schema {SCHEMA_VERSION}"
+        found = _version(data)
+        if found is not None and found > SCHEMA_VERSION:
+            raise RecordVersionError(
+                f"{source}: schema_version {found} is newer than {SCHEMA_VERSION}, all this program knows; update it"
+            ) from None
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise RecordError(
+            f"{source}: {ascii(place)[:200]}: {ascii(first['msg'])[:300]}; "
+            f"it is not a record of schema {SCHEMA_VERSION}"
+        ) from None
 
 
 def _version(data: bytes | str) -> int | None:
