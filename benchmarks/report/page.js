@@ -82,7 +82,8 @@ function fillFilters() {
   fill(select.period, [["30", "last 30 days"], ["90", "last 90 days"], ["365", "last year"], ["0", "everything"]], select.period.value || "90");
 }
 
-const current = () => data.cases[select.kind.value] ?? { run: [], values: {} };
+const caseOf = (name) => data.cases[name] ?? { run: [], values: {} };
+const current = () => caseOf(select.kind.value);
 
 function groups() {
   return data.groups.map((group, index) => ({ ...group, index }))
@@ -90,11 +91,11 @@ function groups() {
     .sort((one, other) => one.label.localeCompare(other.label));
 }
 
-// rows of the chosen case, per group: places in the columns, oldest first
-function rowsOf(chosen) {
+// rows of a case, per group: places in its columns, oldest first
+function rowsOf(chosen, name) {
   const since = select.period.value === "0" ? 0 : data.end - Number(select.period.value) * DAY;
   const rows = new Map(chosen.map((group) => [group.index, []]));
-  const { run } = current();
+  const { run } = caseOf(name);
   for (let row = 0; row < run.length; row += 1) {
     if (data.runs.time[run[row]] < since) continue;
     rows.get(data.runs.group[run[row]])?.push(row);
@@ -117,9 +118,10 @@ function curvesOf(chosen, rows, name) {
 }
 
 // the median of a group's latest valid values: one night alone says little
-function latest(rows, name) {
-  const values = current().values[name] ?? [];
-  const found = rows.filter((row) => valid(row) && (values[row] ?? null) !== null).slice(-LATEST);
+function latest(rows, name, where = select.kind.value) {
+  const { run, values: columns } = caseOf(where);
+  const values = columns[name] ?? [];
+  const found = rows.filter((row) => data.runs.valid[run[row]] === 1 && (values[row] ?? null) !== null).slice(-LATEST);
   return found.length ? median(found.map((row) => values[row])) : null;
 }
 
@@ -137,10 +139,21 @@ function tell(point, label) {
   ];
 }
 
+function hasRows(chosen, name, metric) {
+  const { values } = caseOf(name);
+  return [...rowsOf(chosen, name).values()].some((rows) => rows.some((row) => (values[metric][row] ?? null) !== null));
+}
+
 function showLatest(chosen, rows) {
-  const picked = HEADLINES.map((name) => data.metrics.find((metric) => metric.name === name))
-    .filter((metric) => metric && (metric.name in current().values));
-  const number = (name, text, unit) => [unit ? `${text}, ${unit}` : text, (group) => shown(latest(rows.get(group.index), name)), "number"];
+  // loads and memory are measured in cases of their own: each column says which, where it isn't the chosen one
+  const known = new Map(data.metrics.map((metric) => [metric.name, metric]));
+  const cases = [select.kind.value, ...Object.keys(data.cases)];
+  const picked = HEADLINES.map((name) => ({ ...known.get(name), from: cases.find((each) => name in caseOf(each).values && hasRows(chosen, each, name)) }))
+    .filter((metric) => metric.from);
+  const places = new Map(picked.map((metric) => [metric.from, rowsOf(chosen, metric.from)]));
+  const value = (metric, group) => latest(places.get(metric.from).get(group.index), metric.name, metric.from);
+  const number = (metric) => [`${metric.text}${metric.unit ? `, ${metric.unit}` : ""}${metric.from === select.kind.value ? "" : ` (${metric.from})`}`,
+    (group) => shown(value(metric, group)), "number"];
   const size = (group) => {
     const bytes = lastOf(rows.get(group.index), "size");
     return shown(bytes === null ? null : bytes / 1e6);
@@ -151,20 +164,22 @@ function showLatest(chosen, rows) {
     `Each figure is the median of the last ${LATEST} valid runs of this case within the period; – is not measured, reasons below.`;
   table(by("latest").querySelector(".wide"), [
     ["format", (group) => group.label, "short"],
-    ...picked.map((metric) => number(metric.name, metric.text, metric.unit)),
+    ...picked.map(number),
     ["artifact, MB", size, "number"],
     ["KLD", (group) => shown(lastOf(rows.get(group.index), "quality")), "number"],
     ["valid runs", (group) => `${rows.get(group.index).filter(valid).length} of ${rows.get(group.index).length}`, "number"],
     ["last run", run, "short"],
   ], some, "No run of this case within the period.");
-  const text = new Map(data.metrics.map((metric) => [metric.name, metric.text]));
-  const asked = new Set([...picked.map((metric) => metric.name), "joules_per_token", "bandwidth_share"]);
-  const missing = (each) => asked.has(each.metric) && latest(rows.get(each.group), each.metric) === null;
+  const words = { joules_per_token: "energy", bandwidth_share: "share of read bandwidth" };
+  const from = (name) => picked.find((metric) => metric.name === name);
+  const missing = (each) => (from(each.metric)
+    ? each.case === from(each.metric).from && value(from(each.metric), { index: each.group }) === null
+    : each.metric in words && each.case === select.kind.value);
   const here = new Map(some.map((group) => [group.index, group]));
   const reasons = new Map();
-  data.reasons.filter((each) => here.has(each.group) && each.case === select.kind.value && missing(each))
+  data.reasons.filter((each) => here.has(each.group) && missing(each))
     .forEach((each) => {
-      const key = `${text.get(each.metric) ?? each.metric.replaceAll("_", " ")}: ${each.reason}`;
+      const key = `${known.get(each.metric)?.text ?? words[each.metric]}: ${each.reason}`;
       reasons.set(key, [...(reasons.get(key) ?? []), here.get(each.group).label]);
     });
   by("latest").querySelector(".reasons").replaceChildren(
@@ -239,7 +254,7 @@ function showTables() {
 
 function show() {
   const chosen = groups();
-  const rows = rowsOf(chosen);
+  const rows = rowsOf(chosen, select.kind.value);
   showLatest(chosen, rows);
   showCharts(chosen, rows);
   showTraces(chosen);
