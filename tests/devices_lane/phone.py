@@ -44,8 +44,8 @@ module_param(battery_temp, int, 0644);
 """
 INIT = """#!/bin/sh
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/data SHELL=/bin/sh
-busybox --install -s /usr/bin
-mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
+busybox mount -t proc proc /proc; busybox --install -s /usr/bin
+mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
 mkdir -p /dev/pts; mount -t devpts devpts /dev/pts
 mount -t tmpfs -o size=384m data /data; mkdir -p /data/local/tmp
 mount -t tmpfs tmp /tmp
