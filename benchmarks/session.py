@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Protocol
 
 from benchmarks import record
 from benchmarks.cases import CaseFile
@@ -24,7 +25,7 @@ from benchmarks.oracle import Oracle, OracleError, ask_oracle, compare_tokens
 from benchmarks.protocol import case_timeout_s
 from benchmarks.runner_end import named_failure
 from benchmarks.stream import Stream, parse_stream, salvage_stream
-from benchmarks.stream_events import Series
+from benchmarks.stream_events import CaseKind, Series
 from runtimes.artifact import Artifact
 
 __all__ = ["Journal", "Run", "measure"]
@@ -38,12 +39,20 @@ PRETENDED = ("vm", "emulator")
 REPOSITORY = Path(__file__).parents[1]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Journal:
-    """Told of each case before it runs and after it, so that a crash loses the one in flight at most."""
+class Journal(Protocol):
+    """Told of a run as it goes, so that a crash loses the case in flight at most; `RecordStore` is one."""
 
-    begin: Callable[[str], None] = lambda _case: None
-    done: Callable[[record.CaseRecord], None] = lambda _case: None
+    def begin_run(self, record: record.RunRecord) -> None:
+        """A run begins; the record has no cases yet."""
+
+    def case_begin(self, run_id: str, case_id: str, kind: CaseKind) -> None:
+        """A case begins."""
+
+    def case_done(self, run_id: str, case: record.CaseRecord) -> None:
+        """It ended, well or badly."""
+
+    def finish_run(self, record: record.RunRecord) -> None:
+        """The run is over."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,54 +68,80 @@ class Run:
 
 
 @dataclass(kw_only=True)
-class _Progress:
+class _State:
     """What is known so far."""
 
+    started_at: datetime
+    device: record.Device
+    tools: dict[str, str]
+    series: Series
+    environment: record.Environment
     violations: list[str] = field(default_factory=list)
     rows: list[record.CaseRecord] = field(default_factory=list)
     oracle: Oracle | None = None
-    no_oracle: str = ""
+    no_oracle: str = "the oracle was not asked"
     lost: str | None = None
-    runtime: dict[str, str] = field(default_factory=dict)
 
 
 def measure(
-    device: Device, run: Run, report: Report, *, journal: Journal | None = None, warn: Callable[[str], None]
+    device: Device, run: Run, journal: Journal, report: Report, *, warn: Callable[[str], None]
 ) -> record.RunRecord:
     """Run everything on a device that is there; `warn` is told what can't stand in a record."""
-    started_at = datetime.now(UTC)
+    state = _begin(device)
+    with _cleaned(device, run, warn):
+        failed = _get_ready(device, run, state, report)
+        journal.begin_run(_record(run, state))
+        for number, cases in enumerate(run.cases):
+            report(f"running {cases.cases[0].case}", number, len(run.cases))
+            journal.case_begin(run.run_id, cases.cases[0].case, cases.cases[0].kind)
+            row = _attempt(device, run, cases, state) if failed is None else _failure(cases, failed.status, str(failed))
+            journal.case_done(run.run_id, row)
+            state.rows.append(row)
+    made = _record(run, state, finished_at=datetime.now(UTC))
+    journal.finish_run(made)
+    return made
+
+
+def _begin(device: Device) -> _State:
     described = device.describe()
-    state = _Progress()
+    state = _State(
+        started_at=datetime.now(UTC),
+        device=described,
+        tools={"qwen-edge": version("qwen-edge"), **device.tools()},
+        series=device.series,
+        environment=record.Environment(unknown={"all": "the device was never ready"}),
+    )
     if described.kind in PRETENDED:
         state.violations.append(f"the device is a pretended one ({described.kind}): its speed says nothing of a phone")
-    journal = Journal() if journal is None else journal
-    environment = record.Environment(unknown={"all": "the device was never ready"})
-    with _cleaned(device, run, warn):
-        try:
-            _ask(run, state, report)
-            report("preparing the device", 0, 0)
-            state.violations += device.prepare()
-            environment = device.environment()
-            device.push(run.artifact, report)
-        except DeviceError as error:
-            _all_fail(run, state, journal, error)
-        else:
-            for number, cases in enumerate(run.cases):
-                report(f"running {cases.cases[0].case}", number, len(run.cases))
-                _one_row(device, run, cases, state, journal)
-            report("running", len(run.cases), len(run.cases))
+    return state
+
+
+def _get_ready(device: Device, run: Run, state: _State, report: Report) -> DeviceError | None:
+    """Everything before the first case; what makes all cases fail, if anything does."""
+    _ask(run, state, report)
+    report("preparing the device", 0, 0)
+    try:
+        state.violations += device.prepare()
+        state.environment = device.environment()
+        device.push(run.artifact, report)
+    except DeviceError as error:
+        return error
+    return None
+
+
+def _record(run: Run, state: _State, finished_at: datetime | None = None) -> record.RunRecord:
     return record.RunRecord(
         run_id=run.run_id,
         session_id=run.session_id,
-        started_at=started_at,
-        finished_at=datetime.now(UTC),
+        started_at=state.started_at,
+        finished_at=finished_at,
         git=_git(),
-        tools={"qwen-edge": version("qwen-edge"), **device.tools(), **state.runtime},
+        tools=state.tools,
         artifact=_describe(run.artifact),
-        device=described,
-        series=device.series,
+        device=state.device,
+        series=state.series,
         protocol=run.protocol,
-        environment=environment,
+        environment=state.environment,
         cases=tuple(state.rows),
         validity=record.Validity(valid=not state.violations, violations=tuple(state.violations)),
     )
@@ -125,7 +160,7 @@ def _cleaned(device: Device, run: Run, warn: Callable[[str], None]) -> Iterator[
             warn(f"clean-up: {error}")
 
 
-def _ask(run: Run, state: _Progress, report: Report) -> None:
+def _ask(run: Run, state: _State, report: Report) -> None:
     report("asking the oracle", 0, 0)
     limit_s = sum(case_timeout_s(run.protocol, cases) for cases in run.cases)
     with tempfile.TemporaryDirectory(prefix="qwen-edge-oracle-") as work:
@@ -139,22 +174,7 @@ def _ask(run: Run, state: _Progress, report: Report) -> None:
         state.violations.append(f"the oracle disagrees with reference.safetensors: {state.oracle.fault}")
 
 
-def _all_fail(run: Run, state: _Progress, journal: Journal, error: DeviceError) -> None:
-    for cases in run.cases:
-        journal.begin(cases.cases[0].case)
-        row = _failure(cases, error.status, str(error))
-        state.rows.append(row)
-        journal.done(row)
-
-
-def _one_row(device: Device, run: Run, cases: CaseFile, state: _Progress, journal: Journal) -> None:
-    journal.begin(cases.cases[0].case)
-    row = _attempt(device, run, cases, state)
-    state.rows.append(row)
-    journal.done(row)
-
-
-def _attempt(device: Device, run: Run, cases: CaseFile, state: _Progress) -> record.CaseRecord:
+def _attempt(device: Device, run: Run, cases: CaseFile, state: _State) -> record.CaseRecord:
     """One row, whatever happens to the device meanwhile."""
     if state.lost is not None:
         return _failure(cases, "lost_device", state.lost)
@@ -204,7 +224,7 @@ def _parsed(data: bytes, series: Series) -> Stream:
     return stream
 
 
-def _success(cases: CaseFile, stream: Stream, data: bytes, state: _Progress) -> record.CaseRecord:
+def _success(cases: CaseFile, stream: Stream, data: bytes, state: _State) -> record.CaseRecord:
     """The row of a sealed stream, which may still tell of an error."""
     wanted = cases.cases[0]
     found = next((case for case in stream.timeline.cases if case.name == wanted.case), None)
@@ -214,7 +234,7 @@ def _success(cases: CaseFile, stream: Stream, data: bytes, state: _Progress) -> 
     if found is None or found.kind != wanted.kind or found.end_ns is None:
         raise CorruptError(f"the stream has no finished case {wanted.case!r} of kind {wanted.kind!r}")
     _check_counts(cases, [len(one.tokens) for one in found.generations])
-    state.runtime[stream.start.runtime.partition(" ")[0]] = stream.start.runtime
+    state.tools |= {"runtime": stream.start.runtime, "runner": stream.start.runner}
     tokens = token_ids(found)
     parity = _parity(state, wanted.case, tokens)
     return record.CaseRecord(
@@ -242,7 +262,7 @@ def _check_counts(cases: CaseFile, counts: Sequence[int]) -> None:
         )
 
 
-def _parity(state: _Progress, case: str, tokens: list[list[int]]) -> record.Parity | None:
+def _parity(state: _State, case: str, tokens: list[list[int]]) -> record.Parity | None:
     if state.oracle is None:
         return None
     parity, right = compare_tokens(state.oracle, case, tokens)
@@ -258,7 +278,7 @@ def _failure(cases: CaseFile, status: record.CaseStatus, reason: str, events: Se
     )
 
 
-def _evidence(device: Device, state: _Progress) -> Sequence[str]:
+def _evidence(device: Device, state: _State) -> Sequence[str]:
     """The lines of a broken stream that make sense, if they can be had: evidence, never a result."""
     if state.lost is not None:
         return ()

@@ -15,7 +15,8 @@ from benchmarks import record
 from benchmarks.devices import DeviceOptions, known_devices, open_device
 from benchmarks.protocol import COLD_LOADS, plan_cases
 from benchmarks.run_progress import showing
-from benchmarks.session import Journal, Run, measure
+from benchmarks.session import Run, measure
+from benchmarks.store import open_store
 from benchmarks.workload import Workload, make_workload
 from runtimes.artifact import Artifact, find_artifact
 
@@ -61,8 +62,8 @@ def main(words: Sequence[str] | None = None) -> int:
         keep=options.keep,
     )
     device = open_device(options.device, _device_options(options))
-    with showing(sys.stderr) as progress:
-        made = measure(device, run, progress.report, journal=Journal(), warn=progress.warn)
+    with open_store(options.store) as store, showing(sys.stderr) as progress:
+        made = measure(device, run, store, progress.report, warn=progress.warn)
     _print(made, as_json=options.json)
     return 0 if all(case.status == "ok" for case in made.cases) else 1
 
@@ -96,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--cool-down", type=_seconds, default=600.0, metavar="SECONDS", help="wait so long for it (600)")
     what.add_argument("--timeout", type=_seconds, default=600.0, metavar="SECONDS", help="limit of a case (600)")
     where = parser.add_argument_group("results")
-    where.add_argument("--store", help="database URL of the record")
+    where.add_argument("--store", help="database URL or SQLite file for the record; by default the user's own")
     where.add_argument("--session", help="name that runs of one reservation share; by default the run's own")
     where.add_argument("--json", action="store_true", help="print the whole record as one JSON object")
     return parser

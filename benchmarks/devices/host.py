@@ -9,6 +9,7 @@ import platform
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import counters, page_cache, record
@@ -39,8 +40,9 @@ class HostDevice:
 
     series: Series = "host"
 
-    def __init__(self, runner: Path | None) -> None:
-        self._runner = [sys.executable, "-m", "benchmarks.host_runner"] if runner is None else [str(runner)]
+    def __init__(self, runner: Sequence[str] | None = None, environment: Mapping[str, str] | None = None) -> None:
+        self._runner = [sys.executable, "-m", "benchmarks.host_runner"] if runner is None else list(runner)
+        self._variables = environment or {}
         self._work = Path(tempfile.mkdtemp(prefix="qwen-edge-host-"))
         self._artifact: Artifact | None = None
 
@@ -135,7 +137,8 @@ class HostDevice:
         assert self._artifact is not None
         files = ["--cases", str(self._work / "cases.json"), "--out", str(self._events)]
         command = [*self._runner, "--artifact", str(self._artifact.path.resolve()), *files]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
+        path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+        environment = {**os.environ, **self._variables, "PYTHONPATH": path}
         try:
             return run_capped(command, timeout_s=timeout_s, max_stdout_bytes=MAX_OUTPUT_BYTES, environment=environment)
         except ProgramTimeoutError as error:
@@ -148,7 +151,7 @@ class HostDevice:
 
 def open_device(options: DeviceOptions) -> HostDevice:
     """This machine; a runner other than our own may be given."""
-    return HostDevice(options.runner)
+    return HostDevice(None if options.runner is None else [str(options.runner)])
 
 
 def _out_of_memory_kills() -> int:
