@@ -12,7 +12,7 @@ Floats = NDArray[np.float64]
 _STATS: Any = stats
 
 
-def normal_above(z: float) -> float:
+def normal_above(z: float | np.float64) -> float:
     """The chance of a standard normal above `z`."""
     return float(_STATS.norm.sf(z))
 
@@ -22,7 +22,7 @@ def normal_beyond(chance: Floats) -> Floats:
     return np.asarray(_STATS.norm.isf(chance), dtype=np.float64)
 
 
-def t_above(t: Floats, freedom: int) -> Floats:
+def t_above(t: Floats | np.float64, freedom: int) -> Floats:
     """The chance of Student's t above each value."""
     return np.asarray(_STATS.t.sf(t, freedom), dtype=np.float64)
 

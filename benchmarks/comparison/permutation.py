@@ -63,19 +63,27 @@ def family_test(blocks: Sequence[Block], *, seed: int = 0, draws: int = DRAWS) -
     """Is any figure worse in the candidate? Exact where one block has few relabellings, else by random ones."""
     rng = np.random.default_rng(seed)
     exact = len(blocks) == 1 and _relabellings(blocks[0]) <= MAX_EXACT
+    # t itself serves where there is one block: its order is all that counts
+    common = _normal_scores if len(blocks) > 1 else _as_it_is
     observed, null = [], []
     for block in blocks:
         labels = _all_labels(block) if exact else _random_labels(block, rng, draws)
-        t = _paired_t(block, labels) if block.paired else _welch_t(block, labels)
-        true = _true_labels(block)
-        t_observed = _paired_t(block, true) if block.paired else _welch_t(block, true)
-        observed.append(_normal_scores(t_observed, block)[0])
-        null.append(_normal_scores(t, block))
+        observed.append(common(_t(block, _true_labels(block)), block)[0])
+        null.append(common(_t(block, labels), block))
     scores, relabelled = np.concatenate(observed), np.concatenate(null, axis=1)
     adjusted = _step_down(scores, relabelled, counts_itself=exact)
-    level = _single_level(relabelled.max(axis=1), len(scores))
+    critical = np.quantile(relabelled.max(axis=1), 1 - ALPHA, method="higher")
+    tail = normal_above(critical) if len(blocks) > 1 else float(t_above(critical, blocks[0].degrees_of_freedom))
     ends = np.cumsum([len(one) for one in observed])[:-1]
-    return FamilyTest(p_values=tuple(np.split(adjusted, ends)), level=level)
+    return FamilyTest(p_values=tuple(np.split(adjusted, ends)), level=_single_level(tail, len(scores)))
+
+
+def _t(block: Block, labels: Floats) -> Floats:
+    return _paired_t(block, labels) if block.paired else _welch_t(block, labels)
+
+
+def _as_it_is(t: Floats, _block: Block) -> Floats:
+    return t
 
 
 def _normal_scores(t: Floats, block: Block) -> Floats:
@@ -163,7 +171,6 @@ def _step_down(scores: Floats, relabelled: Floats, *, counts_itself: bool) -> Fl
     return adjusted
 
 
-def _single_level(largest: Floats, figures: int) -> float:
+def _single_level(tail: float, figures: int) -> float:
     """The level at which one figure alone is tested in a family of so many, between Bonferroni's and `ALPHA`."""
-    critical = np.quantile(largest, 1 - ALPHA, method="higher")
-    return float(np.clip(normal_above(float(critical)), ALPHA / figures, ALPHA)) if figures > 1 else ALPHA
+    return float(np.clip(tail, ALPHA / figures, ALPHA)) if figures > 1 else ALPHA

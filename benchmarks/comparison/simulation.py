@@ -263,7 +263,7 @@ def main(words: Sequence[str] | None = None) -> int:
         "powers": _powers,
     }
     for name, rates in parts.items():
-        if options.only in name:
+        if options.only in ("", name):
             for rate in rates(options.repeats):
                 sys.stdout.write(rate.line() + "\n")
                 sys.stdout.flush()

@@ -41,8 +41,12 @@ def default_url() -> str:
 def open_engine(place: str) -> Engine:
     """Open a database URL, or the path of a SQLite file; create or migrate what is there."""
     engine = _engine(place if "://" in place else f"sqlite:///{place}")
-    with guarded(engine):
-        _migrate(engine)
+    try:
+        with guarded(engine):
+            _migrate(engine)
+    except StoreError:
+        engine.dispose()
+        raise
     return engine
 
 
@@ -76,7 +80,7 @@ def _named(name: str, error: Exception) -> StoreError:
     cause = error.orig if isinstance(error, DBAPIError) else error
     what = str(cause).strip().partition("\n")[0]
     code = getattr(cause, "sqlite_errorname", "")
-    if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FORMAT")) or "XX00" in (_sqlstate(cause)):
+    if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FORMAT")) or _sqlstate(cause).startswith("XX00"):
         return StoreCorruptError(f"{name}: {what}; restore it from a backup, or open another store with --store")
     if isinstance(error, OperationalError | InterfaceError) or isinstance(cause, sqlite3.OperationalError):
         return StoreUnavailableError(f"{name}: {what}; check that it is there, writable and not full")
