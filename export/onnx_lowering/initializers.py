@@ -48,6 +48,14 @@ class PlainInitializer:
             self._value = emitter.add_initializer(self._source.data.write(self._name, array))
         return self._value
 
+    def columns(self, emitter: Emitter) -> list[ir.Value]:
+        """Each column of a matrix (rows, columns) as an initializer of its own, (rows,)."""
+        array = self._source.tensor(self._recipe).T.contiguous().numpy()
+        return [
+            emitter.add_initializer(self._source.data.write(f"{self._name}.{index}", column))
+            for index, column in enumerate(array)
+        ]
+
 
 class ScalesInitializer:
     """float32 scales (out_features, in_features / block_size); a row's scale is repeated where blocks are smaller."""
