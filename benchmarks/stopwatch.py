@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from benchmarks import host_runner
@@ -30,12 +31,12 @@ LIMIT = 0.02  # of the stopwatch's median
 PIPE_VARIABLE = "QWEN_EDGE_STOPWATCH"
 PROCESS, OPEN, OPENED, RESET, CALL, RETURNED = b"N", b"O", b"o", b"R", b"F", b"f"
 STOP = b"."
-MIN_STEPS = 16  # in fewer, one turn of the scheduler between two clocks is more than the limit
 STOP_S = 30.0
 GO_FIRST = -15
 NS_PER_MS = 1e6
 REPOSITORY = Path(__file__).parents[1]
 WARM_LOAD = "load_warm_ms"
+STEP = "tpot_p50_ms"
 Letters = list[tuple[bytes, int]]
 
 
@@ -133,19 +134,16 @@ def _watched(case: Case, letters: Letters, prefill_chunk: int) -> dict[str, list
     """Nanoseconds of loads, first tokens and steps, of the calls that belong to timed generations."""
     loads = [end - start for (_, start), (_, end) in zip(_only(letters, OPEN), _only(letters, OPENED), strict=True)]
     name = "load_cold_ms" if case.kind == "cold" else WARM_LOAD
-    times: dict[str, list[float]] = {name: [float(load) for load in loads], "ttft_ms": [], "tpot_ms": []}
+    times: dict[str, list[float]] = {name: [float(load) for load in loads], "ttft_ms": [], STEP: []}
     chunks = -(-len(case.prompt) // prefill_chunk)
     for generation in _generations(letters)[case.warm_ups :]:
         reset_ns = generation[0][1]
         calls = [moment for _, moment in _only(generation, CALL)]
-        returns = [moment for _, moment in _only(generation, RETURNED)]
-        steps = len(returns) - chunks
-        if steps < 1:
+        if len(calls) <= chunks:
             continue
-        # the first token is known when the call that takes it begins; between returns lie as many choices as steps
+        # a token is known when the call that takes it begins; the last one is never taken
         times["ttft_ms"].append(calls[chunks] - reset_ns)
-        if steps >= MIN_STEPS:
-            times["tpot_ms"].append((returns[-1] - returns[chunks - 1]) / steps)
+        times[STEP] += [float(later - earlier) for earlier, later in pairwise(calls[chunks:])]
     return {metric: values for metric, values in times.items() if values}
 
 

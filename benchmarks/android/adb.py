@@ -12,6 +12,7 @@ import re
 import secrets
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ __all__ = ["Adb", "Answer", "adb_version", "bundled_adb", "choose_serial"]
 OLDEST_ADB = 36
 SHELL_S = 30.0
 SERVER_S = 30.0
+CONNECT_S = 5.0
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 MIN_TRANSFER_BYTES_S = 500_000
 GONE = ("device offline", "' not found", "no devices", "error: closed", "connection reset", "protocol fault")
@@ -47,7 +49,9 @@ class Adb:
     def shell(self, script: str, *, timeout_s: float = SHELL_S) -> Answer:
         """Run a script in the device's shell; a command that isn't there has status 127."""
         mark = f"end-{secrets.token_hex(8)}"
-        finished = self._call(["shell", "-n", "-T", f"({script}\n) 2>&1; echo; echo {mark} $?"], timeout_s)
+        finished = self._call(
+            ["shell", "-n", "-T", f"({script}\n) 2>&1; status=$?; echo; echo {mark} $status"], timeout_s
+        )
         text, found, status = finished.stdout.decode("utf-8", "replace").replace("\r\n", "\n").rpartition(f"\n{mark} ")
         if not found or not status.strip().isdigit():
             said = f"status {finished.status}: {finished.error_text or 'silent'}"
@@ -85,10 +89,11 @@ class Adb:
 
     def reconnect(self) -> None:
         """Ask for a device behind a network address once more; one behind a cable comes by itself."""
-        if ":" in self.serial:
-            run_capped(
-                [str(self.program), "connect", self.serial], timeout_s=SHELL_S, max_stdout_bytes=MAX_ANSWER_BYTES
-            )
+        if ":" not in self.serial:
+            return
+        with suppress(ProgramTimeoutError):  # it waits for ever where the server is connecting already
+            command = [str(self.program), "connect", self.serial]
+            run_capped(command, timeout_s=CONNECT_S, max_stdout_bytes=MAX_ANSWER_BYTES)
 
     def _call(self, words: Sequence[str], timeout_s: float, max_bytes: int = MAX_ANSWER_BYTES) -> Finished:
         command = [str(self.program), "-s", self.serial, *words]

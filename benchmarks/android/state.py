@@ -41,7 +41,10 @@ def environment(adb: Adb) -> Environment:
 def read_state(adb: Adb) -> dict[str, Answer]:
     """What each command said; a service that does not answer within its time is an error of the whole."""
     mark = f"part-{secrets.token_hex(8)}"
-    parts = (f"({command}\n) 2>&1 </dev/null; echo; echo {mark} {name} $?" for name, command in COMMANDS.items())
+    parts = (
+        f"({command}\n) 2>&1 </dev/null; status=$?; echo; echo {mark} {name} $status"
+        for name, command in COMMANDS.items()
+    )
     text = adb.shell("\n".join(parts), timeout_s=STATE_S).text
     found: dict[str, Answer] = {}
     said: list[str] = []
