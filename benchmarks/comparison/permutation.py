@@ -3,8 +3,8 @@
 Sessions are the unit: steps and generations within one are alike, sessions of one phone are not (ExecuTorch's farm
 runs: CV 27 % between sessions, little within). Under "nothing changed" the labels base and candidate are exchangeable,
 so the share of relabellings with a statistic at least as large is an exact p-value at any number of sessions and for
-any distribution of noise; the percentile bootstrap of medians is not, and at five sessions cries wolf
-(docs/device_lab.md). Dividing by the standard error keeps the level when the sides differ in spread (Chung and Romano,
+any distribution of noise, which a bootstrap interval of medians gives up to its own error only, and for one figure at
+a time. Dividing by the standard error keeps the level when the sides differ in spread (Chung and Romano,
 Annals of Statistics 41, 2013).
 
 Figures of one session move together, so their labels are moved together, and each figure is compared with the largest
@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 ALPHA = 0.04
 MAX_EXACT = 20_000
 DRAWS = 9_999
-CLOSE = 1e-9  # two statistics this near are the same relabelling, computed in another order
+CLOSE = 1e-7  # two statistics this near, relatively, are the same, computed in another order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,8 +164,8 @@ def _step_down(scores: Floats, relabelled: Floats, *, counts_itself: bool) -> Fl
     """Westfall and Young's step-down adjusted p-values of every figure."""
     order = np.argsort(-scores, kind="stable")
     largest_left = np.maximum.accumulate(relabelled[:, order[::-1]], axis=1)[:, ::-1]
-    reached = (largest_left >= scores[order] - CLOSE).sum(axis=0)
-    p = reached / len(relabelled) if counts_itself else (reached + 1) / (len(relabelled) + 1)
+    reached = (largest_left >= scores[order] - CLOSE * np.maximum(1, np.abs(np.nan_to_num(scores[order])))).sum(axis=0)
+    p = np.maximum(reached, 1) / len(relabelled) if counts_itself else (reached + 1) / (len(relabelled) + 1)
     adjusted: Floats = np.empty(len(p))
     adjusted[order] = np.maximum.accumulate(p)
     return adjusted

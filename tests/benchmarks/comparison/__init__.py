@@ -1,0 +1,1 @@
+"""The statistics of `benchmarks compare`, and what it makes of records."""
