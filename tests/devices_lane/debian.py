@@ -50,6 +50,10 @@ GROUPS = {
         packages=(f"linux-headers-{KERNEL}-common", "linux-kbuild-6.1", "linux-source-6.1"),
         closure=False,
     ),
+    # what the phone's runner is compiled with; the library itself comes from PyPI's wheel
+    "headers": Group(
+        suite="trixie", architecture="amd64", packages=("libonnxruntime-dev", "nlohmann-json3-dev"), closure=False
+    ),
     # only unstable has it; a machine whose clock runs ahead finds its release file expired: the lock holds the hashes
     "perfetto-arm64": Group(
         suite="sid",
@@ -134,7 +138,7 @@ def _architecture(pin: Pin, group: Group) -> str:
 
 
 ETC = ("apt.conf", "preferences", "sources.list")
-ARCHITECTURE_ALL = frozenset({f"linux-headers-{KERNEL}-common", "linux-source-6.1"})
+ARCHITECTURE_ALL = frozenset({f"linux-headers-{KERNEL}-common", "linux-source-6.1", "nlohmann-json3-dev"})
 
 
 def _updated_apt(group: Group, work: Path) -> Mapping[str, str]:
