@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from export import operators as edge
 from export.config import ModelConfig
-from export.schemes import Format, Layout
+from export.schemes import CacheKind, Format, Layout
 from export.weights import EMBEDDING, HEAD, Unit, units
 
 L2_EPS = 1e-6  # modeling_qwen3_5.py `l2norm`; not a config field
@@ -47,10 +47,15 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Activations:
-    """What a runtime does to inputs of quantized matrices: see `edge::linear`; `group_cap` bounds the block (ONNX)."""
+    """What a runtime rounds besides weights.
+
+    `kind` is what it does to inputs of quantized matrices (see `edge::linear`), `group_cap` bounds the block (ONNX).
+    With `cache` int8 keys and values are rounded as they enter the cache.
+    """
 
     kind: str = "none"
     group_cap: int = 0
+    cache: CacheKind = "float"
 
     def group(self, in_features: int, group_size: int | None) -> int:
         """Inputs that share one activation scale in a matrix with that many inputs."""
@@ -169,6 +174,18 @@ class Plain(nn.Module):
         return self.value
 
 
+class CacheRounding(nn.Module):
+    """What becomes of keys or values in an int8 cache; `scale` (1,) is calibrated (export/cache_scales.py)."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.scale = Plain(name, (1,))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rounded: Tensor = edge.round_to_cache(x, self.scale())
+        return rounded
+
+
 class DeltaNet(nn.Module):
     """Gated DeltaNet (GDN): linear attention with a recurrent state per value head."""
 
@@ -231,6 +248,12 @@ class FullAttention(nn.Module):
         self.q_norm = Plain(f"{name}.q_norm.weight", (config.head_dim,), "one_plus")
         self.k_norm = Plain(f"{name}.k_norm.weight", (config.head_dim,), "one_plus")
         self.o_proj = model.whole(f"{name}.o_proj")
+        if model.activations.cache == "int8":
+            key_scale, value_scale = cache_scale_names(layer)
+            self.round_keys: nn.Module = CacheRounding(key_scale)
+            self.round_values: nn.Module = CacheRounding(value_scale)
+        else:
+            self.round_keys = self.round_values = nn.Identity()
 
     def forward(
         self, x: Tensor, rope: "Rope", state: tuple[Tensor, Tensor], last_only: bool
@@ -245,6 +268,7 @@ class FullAttention(nn.Module):
         )
         v = v.unflatten(-1, (config.num_key_value_heads, config.head_dim))
         q, k = rope.rotate(q), rope.rotate(k)
+        k, v = self.round_keys(k), self.round_values(v)
         out, k_cache, v_cache = edge.attention(q, k, v, *state, rope.start, config.head_dim**-0.5)
         if last_only:
             out, gate = out[:, -1:], gate[:, -1:]
@@ -369,6 +393,11 @@ class Decoder(nn.Module):
             if isinstance(module, Matrix | Plain):
                 found |= {f"{prefix}.{name}": recipe for name, recipe in module.recipes.items()}
         return found
+
+
+def cache_scale_names(layer: int) -> tuple[str, str]:
+    """The names under which a layer's scales of keys and values are stored."""
+    return f"layers.{layer}.self_attn.key_cache_scale", f"layers.{layer}.self_attn.value_cache_scale"
 
 
 def rope_table(config: ModelConfig, context_length: int, field: Literal["cos", "sin"]) -> Tensor:

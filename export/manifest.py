@@ -36,14 +36,13 @@ from runtimes.artifact import (
 )
 from runtimes.errors import ProjectError
 
-EXPORTER_VERSION = 1  # raise when the same inputs give other files
+EXPORTER_VERSION = 2  # raise when the same inputs give other files
 UNSEALED_NAME = "manifest.unsealed.json"
 ACTIVATIONS = {
-    "none": "float32",
     "int8_group": "int8, dynamic: symmetric for each block of inputs; behind 4 bits on ARM asymmetric for each token",
     "int8_token": "int8, dynamic: asymmetric for each token",
 }
-TOOLCHAIN = ("torch", "onnx_ir", "onnxruntime", "executorch", "torchao", "safetensors", "tokenizers")
+TOOLCHAIN = ("torch", "onnx_ir", "onnxruntime", "executorch", "torchao", "coremltools", "safetensors", "tokenizers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +117,9 @@ def artifact_manifest(
         method=plan.method.name,
         backend=build.backend,
         runtime=RuntimeVersion(
-            name=module.RUNTIME, version=version(module.RUNTIME), oldest_version=module.OLDEST_RUNTIME
+            name=module.RUNTIME,
+            version=version(getattr(module, "PACKAGE", module.RUNTIME)),
+            oldest_version=module.OLDEST_RUNTIME,
         ),
         context_length=plan.spec.context_length,
         prefill_chunk=lowered.prefill_chunk,
@@ -151,8 +152,8 @@ def artifact_manifest(
 
 def _activations(build: Build, lowered: Lowered) -> str:
     """What the runtime really does to the inputs of quantized matrices."""
-    if all(form.is_float for form in build.layout.values()):
-        return "float32"
+    if lowered.activations.kind == "none" or all(form.is_float for form in build.layout.values()):
+        return lowered.float_activations
     return ACTIVATIONS[lowered.activations.kind]
 
 

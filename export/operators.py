@@ -278,6 +278,20 @@ def _(
     return q.new_empty(q.shape), torch.empty_like(k_cache), torch.empty_like(v_cache)
 
 
+@_differentiable("edge::round_to_cache")
+def round_to_cache(x: Tensor, scale: Tensor) -> Tensor:
+    """x as an int8 cache gives it back, scale (1,): clamp(round(x / scale), -128, 127) * scale, half to even.
+
+    The rounding that ONNX Runtime's GroupQueryAttention applies to keys and values (tried value by value, docs/log.md).
+    """
+    return torch.clamp(torch.round(x / scale), -128, 127) * scale
+
+
+@round_to_cache.register_fake
+def _(x: Tensor, scale: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
 @_differentiable("edge::rotary")
 def rotary(x: Tensor, positions: Tensor, cos_table: Tensor, sin_table: Tensor, sections: list[int]) -> Tensor:
     """Interleaved mRoPE on the first 2R of D dims: x (B, T, H, D), positions (3, B, T), tables (context, R).

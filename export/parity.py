@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from export import operators as edge
-from export.backends import LoweringRequest
+from export.backends import IN_32_BITS, LoweringRequest, Tolerance
 from export.config import ModelConfig
 from export.decoder import Activations, Layer, Model, Part, Recipe, Rope, rope_table, text_positions
 from export.materialize import load_layer, materialize
@@ -27,8 +27,6 @@ from export.state import state_tensors
 from export.weights import EMBEDDING, HEAD, units
 
 FORMAT = "1"
-FLOAT_TOLERANCE = 1e-4  # largest logit error relative to the largest logit
-QUANTIZED_TOLERANCE = 1e-4  # mean Kullback-Leibler divergence, nats
 PROMPT_TOKENS = 200
 FULL_POSITIONS = 4
 LONG_POSITIONS = 8
@@ -62,6 +60,7 @@ def record_reference(
     prompt_ids: Sequence[int],
     path: Path,
     progress: Progress,
+    tolerance: Tolerance = IN_32_BITS,
 ) -> None:
     """Write `reference.safetensors` for the cases "prompt" and "long"."""
     arrays: dict[str, Any] = {}
@@ -76,11 +75,12 @@ def record_reference(
         "format": FORMAT,
         "emulation": activations.kind if quantized else "none",
         "tolerance_kind": "quantized" if quantized else "float",
-        "tolerance": repr(max(QUANTIZED_TOLERANCE, NOISE_MARGIN * noise) if quantized else FLOAT_TOLERANCE),
+        "tolerance": repr(max(tolerance.quantized_kld, NOISE_MARGIN * noise) if quantized else tolerance.float_error),
         "noise_floor": repr(noise),
         # which codes these are, and the format of each matrix: a quality report finds them by this
         "codes": store.path.name,
         "formats": json.dumps({unit: str(form) for unit, form in request.layout.items()}),
+        "cache_scales": json.dumps({name: float(scale) for name, scale in store.cache_scales.items()}),
     }
     save_file(arrays, path, metadata=metadata)
 

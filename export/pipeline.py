@@ -20,6 +20,7 @@ from typing import IO, Any
 from export import user_cache
 from export.backends import Lowered, LoweringRequest
 from export.bundle import Bundle, break_open, write_bundle
+from export.cache_scales import with_cache_scales
 from export.calibration import Calibration, Request, calibrate
 from export.checkpoint import Checkpoint, check_tensors
 from export.checkpoint_blocks import CheckpointModel, FloatWeights
@@ -133,7 +134,7 @@ def decide(inputs: Inputs, progress: Progress) -> Inputs:
 
 def learn_from(inputs: Inputs, progress: Progress) -> Calibration | None:
     """The text that the method learns from, if it does; made once for all backends."""
-    return calibrate(inputs.calibration_request, progress) if inputs.plan.method.needs_calibration else None
+    return calibrate(inputs.calibration_request, progress) if inputs.plan.needs_calibration else None
 
 
 def make_artifact(inputs: Inputs, calibration: Calibration | None, build: Build, progress: Progress) -> None:
@@ -141,7 +142,12 @@ def make_artifact(inputs: Inputs, calibration: Calibration | None, build: Build,
     out = inputs.plan.spec.out
     place = out / build.backend
     _check_space(inputs, build)
-    store = quantize(inputs, build, progress, calibration)
+    learned = calibration if inputs.plan.method.needs_calibration else None
+    store = quantize(inputs, build, progress, learned)
+    if inputs.plan.scheme.cache == "int8":
+        assert calibration is not None
+        progress.stage(f"{build.backend}: scales of the KV cache", inputs.plan.config.num_layers, "layer")
+        store = with_cache_scales(store, calibration.tokens, lambda name, _: progress.step(name, 1))
     partial = partial_directory(out, build.backend)
     lowered = lower(inputs, build, store, partial, progress)
     hashes = _hashes(inputs, build)
@@ -191,7 +197,7 @@ def _is_made(inputs: Inputs, build: Build, progress: Progress) -> bool:
 
 
 def _hashes(inputs: Inputs, build: Build) -> Hashes:
-    calibration = inputs.calibration_request.identity() if inputs.plan.method.needs_calibration else None
+    calibration = inputs.calibration_request.identity() if inputs.plan.needs_calibration else None
     return Hashes(
         inputs=inputs_hash(inputs.plan, build, inputs.resolved, inputs.text, calibration),
         checkpoint=inputs.checkpoint_hash,
@@ -210,6 +216,7 @@ def lower(inputs: Inputs, build: Build, store: QuantizedCheckpoint, into: Path, 
         eos_token_ids=inputs.text.eos_token_ids,
         pad_token_id=inputs.text.pad_token_id,
         activations=plan.scheme.activations,
+        cache=plan.scheme.cache,
     )
     progress.stage(f"{build.backend}: lower", build.model_bytes)
     lowered: Lowered = build.module.lower(store, request, into, progress.step)
@@ -218,7 +225,13 @@ def lower(inputs: Inputs, build: Build, store: QuantizedCheckpoint, into: Path, 
     runs = len(cases(prompt_ids, request.context_length, plan.config)) + _is_quantized(build)  # and the noise floor
     progress.stage(f"{build.backend}: record reference", runs * plan.config.num_layers, "layer")
     record_reference(
-        store, request, lowered.activations, prompt_ids, into / REFERENCE_FILE, lambda name, _: progress.step(name, 1)
+        store,
+        request,
+        lowered.activations,
+        prompt_ids,
+        into / REFERENCE_FILE,
+        lambda name, _: progress.step(name, 1),
+        lowered.tolerance,
     )
     return lowered
 

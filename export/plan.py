@@ -51,6 +51,11 @@ class Plan:
     builds: tuple[Build, ...]
 
     @property
+    def needs_calibration(self) -> bool:
+        """Whether the method, or the scales of an int8 cache, are learned from text."""
+        return self.method.needs_calibration or self.scheme.cache == "int8"
+
+    @property
     def beside_bytes(self) -> int:
         """About what one artifact holds beside its weights."""
         return self.config.vocab_size * (TOKENIZER_BYTES_PER_TOKEN + REFERENCE_BYTES_PER_TOKEN) + OTHER_BYTES
@@ -118,7 +123,7 @@ def _check_workers(spec: ExportSpec, scheme: Scheme) -> None:
 def _check_calibration(spec: ExportSpec, method: Method, scheme: Scheme) -> None:
     if spec.calibration is None:
         return
-    if not method.needs_calibration and not scheme.is_searched:
+    if not method.needs_calibration and not scheme.is_searched and scheme.cache == "float":
         raise SpecError(
             f"--calibration {spec.calibration} changes nothing with --method {method.name}, which learns from no text; "
             "leave one of them out"
@@ -202,6 +207,11 @@ def _check_activations(name: str, module: ModuleType, scheme: Scheme, spec: Expo
             f"{name} cannot multiply quantized weights with {scheme.activations} activations (scheme {spec.scheme!r}); "
             f"it does {', '.join(module.ACTIVATION_KINDS)}, so use another scheme, or --backend for one that can"
         )
+    if scheme.cache != "float" and scheme.cache not in getattr(module, "CACHE_KINDS", ()):
+        raise UnsupportedSchemeError(
+            f"{name} cannot keep keys and values as {scheme.cache} (scheme {spec.scheme!r}); use a scheme with a float "
+            "cache, or --backend onnx, which can"
+        )
 
 
 def searched_space(config: ModelConfig, backend: ModuleType, spec: ExportSpec) -> Space:
@@ -235,6 +245,7 @@ def _scheme_bytes(plan: Plan, name: str) -> int | None:
     scheme, total = catalog.load("schemes", name).SCHEME, 0
     try:
         for build in plan.builds:
+            _check_activations(build.backend, build.module, scheme, plan.spec)
             formats = layout(scheme, plan.config, build.module.FINEST)
             build.module.check(formats, plan.config)
             total += build.module.estimate_bytes(formats, plan.config, plan.spec.context_length)

@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -86,6 +86,8 @@ class QuantizedCheckpoint:
     config: ModelConfig
     layout: Layout
     entries: Mapping[str, TensorEntry]
+    cache_scales: Mapping[str, Tensor] = field(default_factory=dict)
+    """Scales (1,) of an int8 KV cache, by name; measured after the weights were quantized (export/cache_scales.py)."""
 
     def codes(self, unit: str, rows: slice | None = None) -> Tensor:
         """int8 codes (rows, in_features)."""
@@ -106,6 +108,8 @@ class QuantizedCheckpoint:
 
     def plain(self, name: str) -> Tensor:
         """A tensor that no scheme quantizes, float32."""
+        if name in self.cache_scales:
+            return self.cache_scales[name]
         return self._read(name, None).float()
 
     def tensor(self, name: str) -> Tensor:

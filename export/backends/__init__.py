@@ -2,7 +2,8 @@
 
 A backend's module holds
 
-* `SUMMARY`, `RUNTIME` (the engine's name, also the module in `runtimes/`), `OLDEST_RUNTIME`;
+* `SUMMARY`, `RUNTIME` (the engine's name, also the module in `runtimes/`), `OLDEST_RUNTIME`, `PACKAGE` (the Python
+  package whose version is recorded) where it has another name than the engine;
 * `FINEST`: by bits, the format with most scales that it holds (see `export.schemes.Finest`);
 * `ACTIVATION_KINDS`: by kind, what its runtime does to the inputs of quantized matrices; it can do no other kind;
 * `check(layout, config)`, which raises `UnsupportedSchemeError` before any work for a format it cannot hold;
@@ -20,7 +21,7 @@ from typing import Any
 
 from export.config import ModelConfig
 from export.decoder import Activations
-from export.schemes import ActivationKind, Layout
+from export.schemes import ActivationKind, CacheKind, Layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,7 @@ class LoweringRequest:
     eos_token_ids: tuple[int, ...]
     pad_token_id: int | None
     activations: ActivationKind = "int8"
+    cache: CacheKind = "float"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +54,26 @@ class WrittenState:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tolerance:
+    """How far a runtime's logits may be from the reference's.
+
+    `float_error` is the largest error relative to the largest logit, of float artifacts; `quantized_kld` the mean
+    Kullback-Leibler divergence in nats, of quantized ones. The defaults are of engines that compute in 32 bits.
+    """
+
+    float_error: float = 1e-4
+    quantized_kld: float = 1e-4
+
+
+IN_32_BITS = Tolerance()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Lowered:
-    """What `lower` wrote; `bytes_read_per_token` counts weights and fixed-size state of one decode step."""
+    """What `lower` wrote; `bytes_read_per_token` counts weights and fixed-size state of one decode step.
+
+    `float_activations` names the type that activations have where they are not quantized.
+    """
 
     model_file: str
     files: tuple[Path, ...]
@@ -62,3 +82,5 @@ class Lowered:
     bytes_read_per_token: int
     activations: Activations
     details: Mapping[str, Any]
+    tolerance: Tolerance = IN_32_BITS
+    float_activations: str = "float32"

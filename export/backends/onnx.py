@@ -24,6 +24,7 @@ __all__ = ["ACTIVATION_KINDS", "OPTIONS", "PACKING", "SPEED", "TIED"]  # the sam
 SUMMARY = "ONNX Runtime's fused operators, 4- and 8-bit weights, int8 activations; also opens in onnxruntime-genai"
 RUNTIME = "onnxruntime"
 OLDEST_RUNTIME = PROFILE.oldest_runtime
+CACHE_KINDS = ("float", "int8")
 FINEST = {8: Format(bits=8, group_size=ROW_BLOCK)}  # as many bytes as one scale a row, which is packed in these blocks
 
 

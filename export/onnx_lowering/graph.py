@@ -18,6 +18,7 @@ from export.onnx_lowering.translate import Emitter, Profile, Value, translate
 from export.quantized import QuantizedCheckpoint
 from export.state import StateTensor, state_tensors
 
+ELEMENT_TYPES = {"float32": ir.DataType.FLOAT, "int8": ir.DataType.INT8}
 IR_VERSION = 10  # what ONNX Runtime 1.20 and later open
 TRACED_TOKENS = 8
 TRACED_PAST = 16
@@ -77,7 +78,11 @@ def write_graph(
         mask = _input("attention_mask", ir.DataType.INT64, [1, "total_sequence_length"])
         positions = _input("position_ids", ir.DataType.INT64, [3, 1, "sequence_length"])
         pasts = [
-            _input(PAST_NAMES[entry.kind].format(entry.layer), ir.DataType.FLOAT, _shape(entry, "past_sequence_length"))
+            _input(
+                PAST_NAMES[entry.kind].format(entry.layer),
+                ELEMENT_TYPES[_dtype(entry, activations)],
+                _shape(entry, "past_sequence_length"),
+            )
             for entry in stored
         ]
         names = [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"]
@@ -90,11 +95,13 @@ def write_graph(
         named_weights = {f"decoder.{name}": weight for name, weight in weights.items()}
         results = translate(emitter, program, dict(zip(names, values, strict=True)), named_weights, profile)
         outputs = [emitter.packed(results[0], "logits")]
-        _declare(outputs[0], "logits", [1, 1, request.config.vocab_size])
+        _declare(outputs[0], "logits", [1, 1, request.config.vocab_size], ir.DataType.FLOAT)
         for entry, result in zip(stored, results[1:], strict=True):
             present = result.packed
             assert present is not None
-            _declare(present, PRESENT_NAMES[entry.kind].format(entry.layer), _shape(entry, "total_sequence_length"))
+            shape = _shape(entry, "total_sequence_length")
+            element = ELEMENT_TYPES[_dtype(entry, activations)]
+            _declare(present, PRESENT_NAMES[entry.kind].format(entry.layer), shape, element)
             outputs.append(present)
     finally:
         data.close()
@@ -107,7 +114,7 @@ def write_graph(
         name="qwen3_5_text",
     )
     ir.save(ir.Model(graph, ir_version=IR_VERSION, producer_name="qwen-edge"), path)
-    return tuple(_written(entry) for entry in stored)
+    return tuple(_written(entry, _dtype(entry, activations)) for entry in stored)
 
 
 def _capture(decoder: Decoder, state: tuple[StateTensor, ...]) -> torch.export.ExportedProgram:
@@ -142,8 +149,13 @@ def _input(name: str, dtype: ir.DataType, shape: list[int | str]) -> ir.Value:
     return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
 
 
-def _declare(value: ir.Value, name: str, shape: list[int | str]) -> None:
-    value.name, value.type, value.shape = name, ir.TensorType(ir.DataType.FLOAT), ir.Shape(shape)
+def _declare(value: ir.Value, name: str, shape: list[int | str], element: ir.DataType) -> None:
+    value.name, value.type, value.shape = name, ir.TensorType(element), ir.Shape(shape)
+
+
+def _dtype(entry: StateTensor, activations: Activations) -> str:
+    """The element type of a state tensor in the file."""
+    return "int8" if entry.kind in ("key", "value") and activations.cache == "int8" else "float32"
 
 
 def _as_stored(entry: StateTensor, profile: Profile) -> StateTensor:
@@ -158,13 +170,13 @@ def _shape(entry: StateTensor, length: str) -> list[int | str]:
     return [length if axis == entry.token_axis else size for axis, size in enumerate(entry.shape)]
 
 
-def _written(entry: StateTensor) -> WrittenState:
+def _written(entry: StateTensor, dtype: str) -> WrittenState:
     return WrittenState(
         name=entry.name,
         kind=entry.kind,
         layer=entry.layer,
         shape=entry.shape,
-        dtype="float32",
+        dtype=dtype,
         token_axis=entry.token_axis,
         input_name=PAST_NAMES[entry.kind].format(entry.layer),
         output_name=PRESENT_NAMES[entry.kind].format(entry.layer),

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def lower_with(
 ) -> Lowered:
     """Write model.onnx, its data file and genai_config.json."""
     model = directory / MODEL_FILE
-    activations = ACTIVATION_KINDS[request.activations]
+    activations = replace(ACTIVATION_KINDS[request.activations], cache=request.cache)
     state = write_graph(store, request, profile, activations, model, progress)
     config = directory / "genai_config.json"
     chunk = min(PREFILL_CHUNK, request.context_length)

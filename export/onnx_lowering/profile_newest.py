@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from export.onnx_lowering.translate import INT64_MAX, MICROSOFT, Emit, Emitter, 
 INT8_ACTIVATIONS = 4  # accuracy_level: int8 inputs, what KleidiAI and VNNI kernels need
 FLOAT_ACTIVATIONS = 0
 MROPE_INTERLEAVED = 1
+UNUSED_ATTENTION_INPUTS = 5  # between the total length and the scales of the cache: rotary tables, bias, sink
 
 
 def _linear(emitter: Emitter, args: list[Any], node: fx.Node) -> list[Value]:
@@ -164,10 +166,19 @@ def _attention(emitter: Emitter, args: list[Any], node: fx.Node) -> list[Value]:
     assert q.heads is not None
     assert k.heads is not None
     attributes = {"num_heads": q.heads[0], "kv_num_heads": k.heads[0], "scale": scale, "do_rotary": 0}
-    inputs = [emitter.packed(value, name) for value in (q, k, v)]
+    inputs: list[ir.Value | None] = [emitter.packed(value, name) for value in (q, k, v)]
     inputs += [k_cache.packed, v_cache.packed, bounds.last_slots, bounds.total]
+    if k.cache_scale is not None:
+        attributes |= {"kv_cache_bit_width": 8, "k_quant_type": "PER_TENSOR", "v_quant_type": "PER_TENSOR"}
+        inputs += [*[None] * UNUSED_ATTENTION_INPUTS, k.cache_scale, v.cache_scale]
     out, keys, values = emitter.node(f"{MICROSOFT}::GroupQueryAttention", inputs, attributes, name, 3)
     return [Value(packed=out, heads=q.heads), Value(packed=keys), Value(packed=values)]
+
+
+def _round_to_cache(emitter: Emitter, args: list[Any], _: fx.Node) -> list[Value]:
+    """GroupQueryAttention rounds as it writes the cache; here the value only learns its scale."""
+    x, scale = args
+    return [replace(x, cache_scale=scale.value(emitter))]
 
 
 def _rotary(emitter: Emitter, args: list[Any], node: fx.Node) -> list[Value]:
@@ -208,6 +219,7 @@ TABLE: Mapping[Any, Emit] = {
     torch.ops.edge.gated_delta.default: _gated_delta,
     torch.ops.edge.causal_conv.default: _causal_conv,
     torch.ops.edge.attention.default: _attention,
+    torch.ops.edge.round_to_cache.default: _round_to_cache,
     torch.ops.edge.rotary.default: _rotary,
     torch.ops.edge.swiglu.default: _swiglu,
     torch.ops.edge.sigmoid_gate.default: _sigmoid_gate,

@@ -26,11 +26,15 @@ INT64_MAX = 2**63 - 1
 
 @dataclass
 class Value:
-    """A graph value as the packed tensor (1, T, H * D), the one with heads (1, T, H, D), or both."""
+    """A graph value as the packed tensor (1, T, H * D), the one with heads (1, T, H, D), or both.
+
+    `cache_scale` (1,) is set where the value is to be kept as int8.
+    """
 
     packed: ir.Value | None = None
     with_heads: ir.Value | None = None
     heads: tuple[int, int] | None = None  # (H, D)
+    cache_scale: ir.Value | None = None
 
 
 Emit = Callable[["Emitter", list[Any], fx.Node], list[Value]]

@@ -153,7 +153,7 @@ def _artifact(path: Path, reference: Reference, activations: str | None) -> Cand
         kind="artifact",
         formats=formats,
         bytes_per_token=manifest.bytes_read_per_decoded_token,
-        subject=_cached(name, metadata.get("codes"), formats, reference, emulation),
+        subject=_cached(name, metadata, formats, reference, emulation),
         artifact=artifact,
         calibration=None if learned is None else str(learned["sha256"]),
         warnings=tuple(warnings),
@@ -161,15 +161,20 @@ def _artifact(path: Path, reference: Reference, activations: str | None) -> Cand
 
 
 def _cached(
-    name: str, codes: str | None, formats: Layout, reference: Reference, emulation: Activations
+    name: str, metadata: Mapping[str, str], formats: Layout, reference: Reference, emulation: Activations
 ) -> Subject | None:
     """The quantized checkpoint that an artifact was made from, if it is still in the cache."""
+    codes = metadata.get("codes")
     if not codes or Path(codes).name != codes:
         return None
     try:
         store = open_quantized(user_cache.directory("quantized") / codes, reference.config, formats)
     except StoreError:
         return None
+    scales = json.loads(metadata.get("cache_scales", "{}"))
+    if scales:
+        scales = {one: torch.tensor([float(value)]) for one, value in scales.items()}
+        store, emulation = replace(store, cache_scales=scales), replace(emulation, cache="int8")
     return quantized_subject(name, store, emulation)
 
 

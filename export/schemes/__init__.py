@@ -14,6 +14,7 @@ from export.errors import QuantizationError
 from export.weights import Unit, units
 
 ActivationKind = Literal["int8", "float"]
+CacheKind = Literal["float", "int8"]
 FLOAT_BITS = 32
 MIN_GROUP = 32
 
@@ -71,12 +72,15 @@ class Scheme:
 
     Where `is_searched`, the rules only say how many bytes are usual: the formats are found once the checkpoint is open.
     `activations` is what quantized matrices are multiplied with: int8, made from the inputs as they come, or floats.
+    `cache` is how keys and values of earlier tokens are kept: as floats, or as int8 codes with one calibrated scale a
+    cache.
     """
 
     summary: str
     rules: tuple[Rule, ...]
     is_searched: bool = False
     activations: ActivationKind = "int8"
+    cache: CacheKind = "float"
 
     def with_group_size(self, group_size: int | None) -> "Scheme":
         """The same scheme with the group size of its 4-bit rules replaced; None changes nothing."""
