@@ -153,7 +153,9 @@ def make_artifact(inputs: Inputs, calibration: Calibration | None, build: Build,
     hashes = _hashes(inputs, build)
     manifest = artifact_manifest(inputs.plan, build, inputs.resolved, inputs.text, lowered, hashes, calibration)
     parity = verify(write_unsealed(partial, manifest), build, progress)
-    quality = None if calibration is None else measure_cost(inputs, calibration, store, lowered, progress)
+    quality = None
+    if calibration is not None and inputs.resolved.weights == "trained":
+        quality = measure_cost(inputs, calibration, store, lowered, progress)
     seal(partial, manifest, parity, quality)
     break_open(out)
     put_in_place(partial, place)
