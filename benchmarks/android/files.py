@@ -4,6 +4,7 @@ A file travels under another name, is hashed where it arrived, and only then get
 hashes of what it should hold, so a run that was cut off goes on where it stopped, and two artifacts never mix.
 """
 
+import re
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ def free_bytes(adb: Adb, folder: str) -> int | None:
     lines = adb.shell(f"df -k {shlex.quote(folder)}").text.strip().splitlines()
     fields = lines[-1].split() if lines else []
     # device, blocks, used, available, share, mount point; the device's name may stand on a line of its own
-    return int(fields[-3]) * 1024 if len(fields) >= 5 and fields[-3].isdigit() else None
+    return int(fields[-3]) * 1024 if len(fields) >= 5 and re.fullmatch("[0-9]{1,15}", fields[-3]) else None
 
 
 def _push_one(adb: Adb, file: LocalFile, folder: str) -> None:

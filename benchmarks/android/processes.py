@@ -51,7 +51,7 @@ def start(adb: Adb, command: str, folder: str) -> Started:
         "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do [ -e pids ] && break; sleep 0.2; done; "
         f"cat pids {BOOT_ID}"
     )
-    found = re.fullmatch(r"\s*(\d+) (\d+)\s+([0-9a-f-]{36})\s*", text)
+    found = re.fullmatch(r"\s*([0-9]{1,9}) ([0-9]{1,9})\s+([0-9a-f-]{36})\s*", text)
     if found is None:
         raise DeviceError(f"{adb.serial}: the runner did not start: {' '.join(text.split())[:300]!r}")
     return Started(folder=folder, session=int(found[1]), pid=int(found[2]), boot=found[3])
@@ -97,7 +97,7 @@ def _look(adb: Adb, started: Started) -> Finished | None:
         raise RebootedError(f"{adb.serial}: started anew while the runner ran (its boot_id is another)")
     if words[-1] == "running":
         return None
-    status = 137 if words[-1] == "gone" else int(words[-1]) if words[-1].isdigit() else 1
+    status = 137 if words[-1] == "gone" else int(words[-1]) if re.fullmatch("[0-9]{1,3}", words[-1]) else 1
     said = adb.shell(f"cd {shlex.quote(started.folder)}; tail -c {STDERR_BYTES} stderr").text
     return Finished(status=status, stdout=b"", stderr=said.encode())
 

@@ -29,8 +29,8 @@ COMMANDS = {
     "zones": "cd /sys/class/thermal && grep -H . thermal_zone*/type thermal_zone*/temp",
 }
 STATE_S = 60.0
-PERCENT = r"\d\d?|100"
-TENTHS = r"-?\d{1,4}"
+PERCENT = r"[0-9][0-9]?|100"
+TENTHS = r"-?[0-9]{1,4}"
 
 
 def environment(adb: Adb) -> Environment:
@@ -84,7 +84,7 @@ def _first(*values: object) -> object:
 
 
 def _match(pattern: str, text: str) -> str | None:
-    found = re.search(pattern, text, re.MULTILINE)
+    found = re.search(pattern, text, re.MULTILINE | re.ASCII)
     return found[1] if found else None
 
 
@@ -111,7 +111,7 @@ def _battery_file(supplies: Mapping[str, Mapping[str, str]], name: str, pattern:
 def _temperature_c(said: Mapping[str, str], supplies: Mapping[str, Mapping[str, str]]) -> float | None:
     """The skin where the phone tells it, else the battery, else the hottest zone."""
     current = said.get("thermal", "").rpartition("Current temperatures from HAL:")[2]
-    skin = re.findall(rf"mValue=(-?\d{{1,3}}(?:\.\d{{1,6}})?), mType={SKIN},", current)
+    skin = re.findall(rf"mValue=(-?[0-9]{{1,3}}(?:\.[0-9]{{1,6}})?), mType={SKIN},", current)
     if skin:
         return max(map(float, skin))
     tenths = _first(
@@ -120,7 +120,7 @@ def _temperature_c(said: Mapping[str, str], supplies: Mapping[str, Mapping[str, 
     if isinstance(tenths, float):
         return tenths / 10
     zones = _by_folder(said.get("zones", ""))
-    readings = [files["temp"] for files in zones.values() if re.fullmatch(r"-?\d{1,7}", files.get("temp", ""))]
+    readings = [files["temp"] for files in zones.values() if re.fullmatch(r"-?[0-9]{1,7}", files.get("temp", ""))]
     return max(map(int, readings)) / 1000 if readings else None
 
 

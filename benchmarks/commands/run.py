@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument("--device", choices=known_devices(), default="host", help="where to run (host)")
     where.add_argument("--serial", help="the phone's serial number, where adb sees several")
     where.add_argument("--udid", help="the iPhone's UDID, where there are several")
+    where.add_argument("--app", default=DeviceOptions.app, help=f"the iPhone's app ({DeviceOptions.app})")
     where.add_argument("--runner", type=Path, help="the runner's program, or a folder with `runner` in it")
     where.add_argument("--keep", action="store_true", help="leave what was pushed; the next run pushes less")
     what = parser.add_argument_group("protocol")
@@ -130,7 +131,7 @@ def _workload(artifact: Artifact, protocol: record.Protocol) -> Workload:
 
 
 def _device_options(options: argparse.Namespace) -> DeviceOptions:
-    return DeviceOptions(serial=options.serial, udid=options.udid, runner=options.runner)
+    return DeviceOptions(serial=options.serial, udid=options.udid, app=options.app, runner=options.runner)
 
 
 def _print(made: record.RunRecord, *, as_json: bool) -> None:

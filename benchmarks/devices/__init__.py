@@ -95,10 +95,11 @@ class CorruptError(DeviceError):
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceOptions:
-    """Which device, with which runner; `runner` is a program, or a folder with a program called `runner` in it."""
+    """Which device, with which runner: a program, or a folder with a program called `runner`; on iOS, which app."""
 
     serial: str | None = None
     udid: str | None = None
+    app: str = "edge.qwen.demo"
     runner: Path | None = None
     reconnect_s: float = 60.0
 
