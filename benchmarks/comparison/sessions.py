@@ -1,8 +1,8 @@
 """From runs to one value a session: which runs count, which devices can be compared, and why not.
 
-Nothing is left out in silence. A run that isn't valid, a case that did not end well, ran on another backend than asked
-for, was throttled or wrote other tokens than the oracle has no value, and the reason stays with the device's result.
-Runs that share a session are one observation: their median.
+Nothing is left out in silence. A run that isn't valid (wrong tokens make it so), a case that did not end well, ran on
+another backend than asked for or was throttled has no value, and the reason stays with the device's result. Runs that
+share a session are one observation: their median.
 """
 
 import math
@@ -126,8 +126,6 @@ def _unusable_case(case: CaseRecord) -> str | None:
         return f"{case.status}: {case.reason}"
     if case.requested_backend is not None and case.effective_backend != case.requested_backend:
         return f"backend {case.requested_backend!r} was asked for, {case.effective_backend!r} ran"
-    if case.parity is not None and case.parity.first_difference is not None:
-        return f"tokens differ from those of {case.parity.oracle}"
     if case.throttled and case.kind != "sustained":
         return "the device was throttled"
     return None

@@ -1,5 +1,7 @@
 """Each metric on streams made by hand, whose figures were worked out on paper."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -273,3 +275,9 @@ def test_a_percentile_lies_within_the_values_and_never_falls(values: list[float]
     assert found <= max(values) * (1 + 1e-9) + 1e-9
     assert percentile(values, 0) == min(values)
     assert percentile(values, 100) == max(values)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_the_documentation_defines_every_metric(name: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "device_lab.md").read_text(encoding="utf-8")
+    assert f"| `{name}` | {METRICS[name].better} | {METRICS[name].meaning} |" in page
