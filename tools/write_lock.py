@@ -1,8 +1,8 @@
 """Write `requirements.lock` from what is installed beside this interpreter: exact pins that plain pip reads.
 
 What is pinned is the extra `all` of pyproject.toml and everything it needs, as installed here; whatever else is
-installed for a try stays out. To move a pin: change pyproject.toml, run `make venv`, install the new version into .venv,
-run `make lock`, and let CI try the result on each supported Python.
+installed for a try stays out. To move a pin: change pyproject.toml, install the new version into .venv, run `make lock`
+and let CI try the result on each supported Python.
 """
 
 import sys
