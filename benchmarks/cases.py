@@ -6,18 +6,20 @@ stream (`benchmarks.stream_events`). A runner does, for each case in order:
 1. `case_start`, a `sample` of memory; where `drop_page_cache` is set, write back and drop the artifact's files from the
    page cache (`posix_fadvise`), then say what stayed: a `sample` of kind memory, source `mincore`, with
    `resident_bytes` and `file_bytes`;
-2. `load_start`, open the model, `load_end`: a model serves one case only;
-3. the marker `warm_up_start`, `warm_ups` whole generations that emit nothing, the marker `warm_up_end` (neither marker
+2. with `idle_ms`, wait so long between the markers `idle_start` and `idle_end`, samples being taken: the energy's
+   baseline (`benchmarks.energy`);
+3. `load_start`, open the model, `load_end`: a model serves one case only;
+4. the marker `warm_up_start`, `warm_ups` whole generations that emit nothing, the marker `warm_up_end` (neither marker
    where `warm_ups` is 0);
-4. `repeats` generations, or with `duration_ms` as many as begin within that time after `load_end`, at least one. Each
+5. `repeats` generations, or with `duration_ms` as many as begin within that time after `load_end`, at least one. Each
    begins on an empty sequence with `submit` and ends with `stop`. A runner that has a tokenizer takes `text` and
    encodes it after `submit` is stamped, one without takes `prompt`; the first line's `effective.details.tokenizer`
    says which (`none`, or the library). Tokens are greedy: the lowest id among the largest logits; an end token ends
    nothing, so that every generation has `new_tokens` tokens;
-5. a `sample` of memory, then `case_end`.
+6. a `sample` of memory, then `case_end`.
 
-Samples of `samples` are taken every `sample_interval_ms` by a thread of the runner from `load_start` on; null means
-none while anything is timed. Events are kept in memory and written between generations.
+Samples of `samples` are taken every `sample_interval_ms` by a thread of the runner from `idle_start` or `load_start`
+on; null means none while anything is timed. Events are kept in memory and written between generations.
 
 An error becomes the line `error`, after which no case follows and the stream is sealed. Exit status: 0 when the `end`
 line was written. The `end` line counts, not the status.
@@ -57,6 +59,7 @@ class Case(_Model):
     repeats: Count = 1
     duration_ms: Annotated[int, Field(ge=1, le=86_400_000)] | None = None
     drop_page_cache: bool = False
+    idle_ms: Annotated[int, Field(ge=1, le=3_600_000)] | None = None
     sample_interval_ms: Annotated[int, Field(ge=10, le=60_000)] | None = None
     samples: list[SampleKind] = []
 

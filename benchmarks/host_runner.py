@@ -48,6 +48,7 @@ from runtimes.tokenizer import Tokenizer, load_tokenizer
 __all__ = ["OpenModel", "main", "run_cases"]
 
 RUNNER = "benchmarks.host_runner 1"
+IDLE_START, IDLE_END = "idle_start", "idle_end"  # as benchmarks.energy.measure looks for them
 MAX_ERROR_CHARACTERS = 2000
 OpenModel = Callable[[Artifact, int | None], Runner]
 
@@ -166,6 +167,7 @@ def _run_case(case: Case, subject: Subject) -> None:
     if case.drop_page_cache:
         _drop_page_cache(subject.artifact, recorder)
     with _sampling(case, recorder):
+        _idle(case, recorder)
         recorder.emit(LoadStart())
         runner = subject.open_model(subject.artifact, subject.threads)
         recorder.emit(LoadEnd())
@@ -192,6 +194,15 @@ def _drop_page_cache(artifact: Artifact, recorder: Recorder) -> None:
     total = sum(entry.bytes for entry in artifact.manifest.files)
     values: dict[str, int | float] = {"resident_bytes": resident, "file_bytes": total}
     recorder.emit(Sample(at_ns=time.monotonic_ns(), kind="memory", source="mincore", values=values))
+
+
+def _idle(case: Case, recorder: Recorder) -> None:
+    """Do nothing for a while, for the baseline of the energy."""
+    if case.idle_ms is None:
+        return
+    recorder.emit(Marker(at_ns=time.monotonic_ns(), name=IDLE_START))
+    time.sleep(case.idle_ms / 1000)
+    recorder.emit(Marker(at_ns=time.monotonic_ns(), name=IDLE_END))
 
 
 def _warm_up(case: Case, runner: Runner, recorder: Recorder) -> None:

@@ -6,7 +6,7 @@ The stream's last line decides whether there is a result. Only where it is missi
 import signal
 
 from benchmarks.capped import Finished
-from benchmarks.devices import DeviceError, DiskFullError, KilledError, OutOfMemoryError
+from benchmarks.devices import DeviceError, DiskFullError, KilledError, NotRunError, OutOfMemoryError
 from benchmarks.errors import StreamError
 from benchmarks.stream import parse_stream
 
@@ -14,6 +14,7 @@ __all__ = ["check_end", "is_sealed", "named_failure"]
 
 OUT_OF_MEMORY = ("MemoryError", "bad_alloc", "Cannot allocate memory", "out of memory", "no memory for", "ENOMEM")
 NO_SPACE = ("No space left on device", "ENOSPC")
+NOT_BUILT_IN = "this build lacks an operator"  # the phone's runner, of a model it was not built for
 SHELL_SIGNAL = 128  # a shell adds the signal to this
 
 
@@ -32,6 +33,8 @@ def named_failure(what: str) -> DeviceError:
         return DiskFullError(f"no room to write: {what}")
     if any(word.lower() in what.lower() for word in OUT_OF_MEMORY):
         return OutOfMemoryError(f"no memory: {what}")
+    if NOT_BUILT_IN in what:
+        return NotRunError(what)
     return DeviceError(what)
 
 

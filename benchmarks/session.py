@@ -19,6 +19,7 @@ from typing import Protocol
 from benchmarks import record
 from benchmarks.cases import CaseFile
 from benchmarks.devices import CorruptError, Device, DeviceError, LostDeviceError, Report, TooHotError
+from benchmarks.energy.measure import measure_case
 from benchmarks.errors import StreamError
 from benchmarks.metrics import case_metrics, token_ids
 from benchmarks.oracle import Oracle, OracleError, ask_oracle, compare_tokens
@@ -34,7 +35,6 @@ COOL_POLL_S = 5.0
 COOL = (None, "none")  # thermal states in which a case may start; None where a device doesn't tell
 MAX_REASON = 2000
 GIT_TIMEOUT_S = 20
-NO_ENERGY = "no source of energy was asked for"
 PRETENDED = ("vm", "emulator")
 REPOSITORY = Path(__file__).parents[1]
 
@@ -241,6 +241,7 @@ def _success(cases: CaseFile, stream: Stream, data: bytes, state: _State) -> rec
     state.tools |= {"runtime": stream.start.runtime, "runner": stream.start.runner}
     tokens = token_ids(found)
     parity = _parity(state, wanted.case, tokens)
+    energy, no_energy = measure_case(stream.timeline, found)
     return record.CaseRecord(
         case_id=wanted.case,
         kind=wanted.kind,
@@ -250,7 +251,8 @@ def _success(cases: CaseFile, stream: Stream, data: bytes, state: _State) -> rec
         token_ids_sha256=record.token_ids_sha256(tokens),
         parity=parity,
         parity_reason=None if parity is not None else _cut(state.no_oracle),
-        energy_reason=NO_ENERGY,
+        energy=energy,
+        energy_reason=None if no_energy is None else _cut(no_energy),
         requested_backend=stream.start.requested.backend,
         effective_backend=stream.start.effective.backend,
     )

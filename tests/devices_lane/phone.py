@@ -61,10 +61,11 @@ NOT_NEEDED = ("usr/share", "usr/lib/aarch64-linux-gnu/gconv")
 
 @dataclass(frozen=True, kw_only=True)
 class Phone:
-    """The running machine, as adb knows it, and the console's log."""
+    """The running machine, as adb knows it, the console's log, and QEMU's process."""
 
     serial: str
     console: Path
+    pid: int
 
     def set_power(self, **parameters: str | int) -> None:
         """Set parameters of the battery's driver, all in one command; such as `battery_current=-412000`."""
@@ -123,7 +124,7 @@ def booted(image: Image, work: Path) -> Iterator[Phone]:
     with subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=subprocess.PIPE) as machine:
         try:
             wait_until(lambda: _is_up(machine, console), f"the phone does not boot: {console}", BOOT_SECONDS)
-            yield Phone(serial=f"127.0.0.1:{PORT}", console=console)
+            yield Phone(serial=f"127.0.0.1:{PORT}", console=console, pid=machine.pid)
         finally:
             machine.kill()
 

@@ -3,7 +3,7 @@
 set(_include "${EXECUTORCH_PACKAGE}/include")
 set(_libraries "${EXECUTORCH_PACKAGE}/lib")
 if(NOT EXISTS "${_include}/executorch/extension/module/module.h")
-  message(FATAL_ERROR "give -DEXECUTORCH_PACKAGE, the directory `executorch` of its wheel, or -DEXECUTORCH_SOURCE; see README.md")
+  message(FATAL_ERROR "give -DEXECUTORCH_PACKAGE, the directory `executorch` of its wheel, or -DEXECUTORCH_PREFIX; see README.md")
 endif()
 file(STRINGS "${EXECUTORCH_PACKAGE}/share/cmake/executorch-config-version.cmake" _version REGEX "EXECUTORCH_BUILD_VERSION")
 string(REGEX MATCH "\"([0-9][^\"+]*)" _matched "${_version}")

@@ -108,12 +108,12 @@ void repeat(Model& model, const Artifact& artifact, const Case& one, Recorder& r
 }
 
 // The energy of doing nothing, by the same samples: nothing is loaded yet, the process only waits.
+// Nothing is written: the first line waits until it is known what runs.
 void idle(const Case& one, Recorder& recorder) {
   if (!one.idle_ms) return;
   mark(recorder, "idle_start");
   std::this_thread::sleep_for(std::chrono::milliseconds(one.idle_ms));
   mark(recorder, "idle_end");
-  recorder.flush();
 }
 
 void check(const Artifact& artifact, const Case& one) {
