@@ -13,7 +13,7 @@ from rich.table import Table
 
 from benchmarks import record
 from benchmarks.devices import DeviceOptions, known_devices, open_device
-from benchmarks.protocol import COLD_LOADS, plan_cases
+from benchmarks.protocol import COLD_LOADS, ENERGY_S, plan_cases
 from benchmarks.run_progress import showing
 from benchmarks.session import Run, measure
 from benchmarks.store import open_store
@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--warm-ups", type=_natural, default=1, help="generations before them (1)")
     what.add_argument("--cold", type=_natural, default=3, help="loads with the files out of the page cache (3)")
     what.add_argument("--sustained", type=_seconds, default=0.0, metavar="SECONDS", help="keep generating so long (0)")
+    what.add_argument("--energy", type=_seconds, default=0.0, metavar="SECONDS", help="measure energy so long (0)")
     what.add_argument("--threads", type=_count, help="threads; by default the runner chooses")
     what.add_argument("--affinity", type=_natural, nargs="+", metavar="CPU", help="pin the runner to these CPUs")
     what.add_argument("--settle", type=_seconds, default=1.0, metavar="SECONDS", help="rest before each case (1)")
@@ -117,7 +118,11 @@ def _protocol(options: argparse.Namespace) -> record.Protocol:
         max_start_temperature_c=MAX_START_C.get(options.device, PHONE_MAX_START_C) if limit_c is None else limit_c,
         sample_hz=1.0,
         timeout_s=options.timeout,
-        details={COLD_LOADS: float(options.cold), "memory": "a pass of its own, 10 samples a second"},
+        details={
+            COLD_LOADS: float(options.cold),
+            ENERGY_S: options.energy,
+            "memory": "a pass of its own, 10 samples a second",
+        },
     )
 
 
@@ -145,9 +150,15 @@ def _print(made: record.RunRecord, *, as_json: bool) -> None:
         table.add_row(case.case_id, case.status, *(_figure(case, names) for names in COLUMNS.values()), _tokens(case))
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else PIPE_WIDTH)
     console.print(table, markup=False)
-    notes = [f"{case.case_id}: {case.status}: {case.reason}" for case in made.cases if case.reason]
+    notes = [_energy(case.case_id, case.energy) for case in made.cases if case.energy is not None]
+    notes += [f"{case.case_id}: {case.status}: {case.reason}" for case in made.cases if case.reason]
     for note in [*notes, *(f"not valid: {violation}" for violation in made.validity.violations)]:
         console.print(note, markup=False, highlight=False)
+
+
+def _energy(case: str, energy: record.Energy) -> str:
+    each = "" if energy.joules_per_token is None else f", {energy.joules_per_token:.4g} J a token"
+    return f"{case}: {energy.joules:.4g} J +- {energy.uncertainty_j:.2g} above idle by {energy.source}{each}"
 
 
 def _title(made: record.RunRecord) -> str:

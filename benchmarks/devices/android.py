@@ -14,11 +14,11 @@ from pathlib import Path
 from benchmarks import record
 from benchmarks.android import identity, processes
 from benchmarks.android.adb import Adb, adb_version, bundled_adb, choose_serial
-from benchmarks.android.files import LocalFile, push_files
+from benchmarks.android.files import LocalFile, free_bytes, push_files
 from benchmarks.android.settings import Changed, make_ready, put_back
 from benchmarks.android.state import environment
 from benchmarks.cases import CaseFile, write_cases
-from benchmarks.devices import DeviceError, DeviceOptions, NotRunError, Report
+from benchmarks.devices import DeviceError, DeviceOptions, DiskFullError, NotRunError, Report
 from benchmarks.phone_runner import local_file, runner_files
 from benchmarks.runner_end import check_end, is_sealed
 from benchmarks.stream import MAX_STREAM_BYTES
@@ -31,6 +31,7 @@ ROOT = "/data/local/tmp/qwen-edge"
 KILLED = 137  # a shell's word for SIGKILL
 REMOVE_S = 120.0
 MIN_BATTERY_PERCENT = 15
+MIN_ROOM_BYTES = 1024 * 1024
 
 
 class AndroidDevice:
@@ -92,6 +93,7 @@ class AndroidDevice:
             )
             data = self._collect()
             if not is_sealed(data):
+                self._check_room()  # a runner that could not write could not say so either
                 killed = finished.status == KILLED
                 check_end(finished, out_of_memory=killed and processes.killed_for_memory(self._adb, self._started.pid))
             return data
@@ -127,6 +129,11 @@ class AndroidDevice:
 
     def _collect(self) -> bytes:
         return self._adb.read(f"{self._folder}/events.jsonl", MAX_STREAM_BYTES)
+
+    def _check_room(self) -> None:
+        free = free_bytes(self._adb, self._folder)
+        if free is not None and free < MIN_ROOM_BYTES:
+            raise DiskFullError(f"{self._adb.serial}: {free} bytes were free when the runner ended; free some space")
 
     def _end_runner(self) -> list[str]:
         """Kill the runner if it lives; a device that is gone is asked again at the end."""

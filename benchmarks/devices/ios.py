@@ -77,9 +77,7 @@ class IosDevice:
     def prepare(self) -> list[str]:
         """The app keeps the screen on; here it is only asked whether it is there."""
         if not answers.json_object(self._ask(self._phone.installed()).stdout):
-            raise NotRunError(
-                f"the app {self._phone.bundle_id!r} is not installed; install it, or name --app"
-            )
+            raise NotRunError(f"the app {self._phone.bundle_id!r} is not installed; install it, or name --app")
         percent = self.environment().battery_percent
         if percent is not None and percent < MIN_BATTERY_PERCENT:
             return [f"the battery is at {percent:g} %: below {MIN_BATTERY_PERCENT} % phones slow down"]
