@@ -28,6 +28,7 @@ from benchmarks.runner_end import named_failure
 from benchmarks.stream import Stream, parse_stream, salvage_stream
 from benchmarks.stream_events import CaseKind, Series
 from runtimes.artifact import Artifact
+from runtimes.errors import ArtifactError
 
 __all__ = ["Journal", "Run", "measure"]
 
@@ -127,6 +128,8 @@ def _get_ready(device: Device, run: Run, state: _State, report: Report) -> Devic
         device.push(run.artifact, report)
     except DeviceError as error:
         return error
+    except ArtifactError as error:
+        return CorruptError(str(error))
     return None
 
 

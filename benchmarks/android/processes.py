@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from benchmarks.android.adb import Adb
 from benchmarks.capped import Finished
-from benchmarks.devices import DeviceError, DeviceTimeoutError, LostDeviceError
+from benchmarks.devices import DeviceTimeoutError, LostDeviceError
 
 __all__ = ["Started", "end", "killed_for_memory", "start", "wait"]
 
@@ -38,23 +38,38 @@ class Started:
     boot: str
 
 
-def start(adb: Adb, command: str, folder: str) -> Started:
-    """Start a command of the shell in a folder, detached."""
+def start(adb: Adb, command: str, folder: str, *, reconnect_s: float) -> Started:
+    """Start a command of the shell in a folder, detached; the connection may break meanwhile."""
     # the inner shell leads the session; `pid` is the command itself, so that its end can be told from the shell's
     inner = (
         f"{command} >stdout 2>stderr </dev/null & pid=$!; echo $$ $pid >pids.new; mv pids.new pids; "
         "wait $pid; echo $? >status.new; mv status.new status"
     )
-    text = adb.check(
-        f"cd {shlex.quote(folder)} && rm -f pids status && "
-        f"{{ setsid sh -c {shlex.quote(inner)} >/dev/null 2>&1 </dev/null & }} && "
-        "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do [ -e pids ] && break; sleep 0.2; done; "
-        f"cat pids {BOOT_ID}"
-    )
-    found = re.fullmatch(r"\s*([0-9]{1,9}) ([0-9]{1,9})\s+([0-9a-f-]{36})\s*", text)
-    if found is None:
-        raise DeviceError(f"{adb.serial}: the runner did not start: {' '.join(text.split())[:300]!r}")
-    return Started(folder=folder, session=int(found[1]), pid=int(found[2]), boot=found[3])
+    quoted = shlex.quote(folder)
+    deadline = time.monotonic() + reconnect_s
+    try:
+        adb.check(
+            f"cd {quoted} && rm -f pids status && {{ setsid sh -c {shlex.quote(inner)} >/dev/null 2>&1 </dev/null & }}"
+        )
+    except LostDeviceError:
+        adb.reconnect()
+    while True:
+        text = _said(adb, f"cat {quoted}/pids {BOOT_ID} 2>/dev/null")
+        found = re.fullmatch(r"\s*([0-9]{1,9}) ([0-9]{1,9})\s+([0-9a-f-]{36})\s*", text)
+        if found is not None:
+            return Started(folder=folder, session=int(found[1]), pid=int(found[2]), boot=found[3])
+        if time.monotonic() > deadline:
+            raise LostDeviceError(f"{adb.serial}: the runner was not seen to start within {reconnect_s:g} s")
+        time.sleep(FIRST_POLL_S)
+
+
+def _said(adb: Adb, script: str) -> str:
+    """The answer, empty where the device is away."""
+    try:
+        return adb.shell(script).text
+    except (LostDeviceError, DeviceTimeoutError):
+        adb.reconnect()
+        return ""
 
 
 def wait(adb: Adb, started: Started, *, timeout_s: float, reconnect_s: float) -> Finished:

@@ -86,7 +86,9 @@ class AndroidDevice:
             "--cases cases.json --out events.jsonl"
         )
         libraries = f"LD_LIBRARY_PATH={shlex.quote(self._runner)}"
-        self._started = processes.start(self._adb, f"{libraries} {command}", self._folder)
+        self._started = processes.start(
+            self._adb, f"{libraries} {command}", self._folder, reconnect_s=self._options.reconnect_s
+        )
         try:
             finished = processes.wait(
                 self._adb, self._started, timeout_s=timeout_s, reconnect_s=self._options.reconnect_s
