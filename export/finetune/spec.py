@@ -12,8 +12,8 @@ from export.spec import DEFAULT_METHOD, DEFAULT_SCHEME, digest
 Kind = Literal["qat", "qlora"]
 
 DEFAULT_START = DEFAULT_METHOD
-DEFAULT_STEPS = 400
-LEARNING_RATES = {"qat": 0.008, "qlora": 2e-3}  # steps of the 4-bit grid; LoRA's own scale
+DEFAULT_STEPS = 900
+LEARNING_RATES = {"qat": 0.01, "qlora": 2e-3}  # steps of the 4-bit grid; LoRA's own scale
 DEFAULT_RANK = 16
 MAX_STEPS = 10_000_000
 MAX_RANK = 1024
