@@ -1,0 +1,1 @@
+"""Farms without farms: real requests held against service models and servers on this machine, real streams."""

@@ -1,0 +1,1 @@
+"""The matrix of a night: its plan, its exports, its resuming."""
