@@ -242,6 +242,9 @@ def _success(cases: CaseFile, stream: Stream, data: bytes, state: _State) -> rec
         raise CorruptError(f"the stream has no finished case {wanted.case!r} of kind {wanted.kind!r}")
     _check_counts(cases, [len(one.tokens) for one in found.generations])
     state.tools |= {"runtime": stream.start.runtime, "runner": stream.start.runner}
+    requested, effective = stream.start.requested.backend, stream.start.effective.backend
+    if requested != effective:
+        state.violations.append(f"case {wanted.case!r}: backend {requested!r} was asked for, {effective!r} ran")
     tokens = token_ids(found)
     parity = _parity(state, wanted.case, tokens)
     energy, no_energy = measure_case(stream.timeline, found)
@@ -256,8 +259,8 @@ def _success(cases: CaseFile, stream: Stream, data: bytes, state: _State) -> rec
         parity_reason=None if parity is not None else _cut(state.no_oracle),
         energy=energy,
         energy_reason=None if no_energy is None else _cut(no_energy),
-        requested_backend=stream.start.requested.backend,
-        effective_backend=stream.start.effective.backend,
+        requested_backend=requested,
+        effective_backend=effective,
     )
 
 

@@ -128,6 +128,20 @@ def test_a_sealed_stream_counts_even_where_the_runner_fails_afterwards(faulty: F
     assert faulty("open(out, 'wb').write(stream); os.abort()").cases[0].status == "ok"
 
 
+def test_another_backend_than_asked_for_makes_the_run_invalid(faulty: Faulty) -> None:
+    script = """
+        import hashlib
+        lines = stream.replace(b'"effective":{"backend":"onnx"', b'"effective":{"backend":"cpu"').splitlines(True)[:-1]
+        seal = hashlib.sha256(b''.join(lines)).hexdigest()
+        end = '{"event":"end","lines":%d,"sha256":"%s"}' % (len(lines), seal)
+        open(out, 'wb').write(b''.join(lines) + end.encode() + bytes([10]))
+    """
+    made = faulty(script)
+    assert made.cases[0].status == "ok", made.cases[0].reason
+    assert made.cases[0].effective_backend == "cpu"
+    assert any("'cpu' ran" in violation for violation in made.validity.violations)
+
+
 def test_an_error_in_the_stream_is_the_rows_reason(artifact: Artifact, tmp_path: Path) -> None:
     too_long = warm_case(new_tokens=300)
     made, _ = run_on(HostDevice(), artifact, tmp_path / "s.sqlite", [too_long], new_tokens=300)
