@@ -55,6 +55,7 @@ __all__ = [
 ]
 
 SCHEMA_VERSION: Final = 1
+MAX_RECORD_BYTES = 512 * 1024 * 1024
 SCHEMA_FILE = Path(__file__).parent / "record.schema.json"
 
 CaseStatus = Literal[
@@ -274,6 +275,8 @@ class RunRecord(_Part):
 
 def read_record(data: bytes | str, *, source: str = "record") -> RunRecord:
     """Parse a record from outside, or raise the `RecordError` that says what is wrong with it."""
+    if len(data) > MAX_RECORD_BYTES:
+        raise RecordError(f"{source}: {len(data)} bytes; a record has at most {MAX_RECORD_BYTES}")
     try:
         return RunRecord.model_validate_json(data)
     except ValidationError as error:

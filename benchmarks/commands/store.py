@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
 def _list(store: RecordStore, options: argparse.Namespace) -> int:
     if options.json:
         for record in store.runs():
-            sys.stdout.write(record.model_dump_json(exclude={"cases"}) + "\n")
+            sys.stdout.write(_ascii(record, without={"cases"}) + "\n")
         return 0
     table = Table()
     for name in ("run", "session", "started", "device", "artifact", "cases ok", "valid"):
@@ -84,8 +84,13 @@ def _row(record: RunRecord) -> tuple[str, ...]:
 
 
 def _show(store: RecordStore, options: argparse.Namespace) -> int:
-    sys.stdout.write(store.get(options.run_id).model_dump_json(indent=1) + "\n")
+    sys.stdout.write(_ascii(store.get(options.run_id), indent=1) + "\n")
     return 0
+
+
+def _ascii(record: RunRecord, *, indent: int | None = None, without: set[str] | None = None) -> str:
+    """JSON for a terminal: an event of somebody else's record may hold any character, here it is escaped."""
+    return json.dumps(record.model_dump(mode="json", exclude=without), indent=indent)
 
 
 def _add(store: RecordStore, options: argparse.Namespace) -> int:

@@ -29,7 +29,7 @@ SIDE_HELP = (
 
 
 class SideError(BenchmarkError):
-    """What was given for a side is neither a file nor a choice."""
+    """What was given for a side is neither a file that can be read nor a choice."""
 
 
 class EmptySideError(BenchmarkError):
@@ -47,7 +47,10 @@ def read_side(words: str, store: str | None) -> list[RunRecord]:
 
 def _from_files(place: Path) -> Iterator[RunRecord]:
     for file in sorted(place.glob("*.json*")) if place.is_dir() else [place]:
-        data = file.read_bytes()
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            raise SideError(f"{file} cannot be read: {error.strerror}") from error
         lines = data.splitlines() if file.suffix == ".jsonl" else [data]
         for number, line in enumerate(lines, start=1):
             yield read_record(line, source=f"{file}:{number}" if len(lines) > 1 else str(file))

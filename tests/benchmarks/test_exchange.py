@@ -152,3 +152,15 @@ def test_an_unknown_run_is_one_line_and_status_one(tmp_path: Path, capsys: pytes
 def test_the_schema_can_be_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["store", "schema"]) == 0
     assert json.loads(capsys.readouterr().out)["title"] == "RunRecord"
+
+
+def test_what_somebody_elses_record_holds_cannot_steer_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = CaseRecord(case_id="a", kind="warm", status="corrupt", reason="noise", events=("\x9b2J\x1b[31m\u202e",))
+    place = str(tmp_path / "results.sqlite")
+    with open_store(place) as store:
+        store.append(run_record(1, case))
+    assert main(["store", "show", "run-0001", "--store", place]) == 0
+    printed = capsys.readouterr().out
+    assert all(character.isprintable() or character == "\n" for character in printed)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from benchmarks import record as record_module
 from benchmarks.errors import RecordError, RecordVersionError
 from benchmarks.record import SCHEMA_FILE, CaseRecord, Metric, RunRecord, Validity, device_id, read_record, schema
 from tests.benchmarks.records import run_record, warm_case
@@ -161,3 +162,9 @@ def test_any_bytes_are_refused_by_name(data: bytes) -> None:
 
 def test_the_record_type_is_what_the_reader_returns() -> None:
     assert isinstance(read_record(json.dumps(WHOLE)), RunRecord)
+
+
+def test_a_record_of_endless_size_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record_module, "MAX_RECORD_BYTES", 100)
+    with pytest.raises(RecordError, match="a record has at most 100"):
+        read_record(json.dumps(WHOLE))
