@@ -20,8 +20,8 @@ FLOAT_BYTES = 4
 class Packing:
     """How a backend packs: bytes of a scale by bits, the block that rows are cut into (None: they are not), and bounds.
 
-    `layer_bytes` and `base_bytes` bound what the graph takes. Each tensor is preceded by at most `padding_bytes`, or
-    `page_bytes` if it takes `paged_from_bytes` or more.
+    `float_bytes` are of a weight that is not quantized, `layer_bytes` and `base_bytes` bound what the graph takes. Each
+    tensor is preceded by at most `padding_bytes`, or `page_bytes` if it takes `paged_from_bytes` or more.
     """
 
     scale_bytes: Mapping[int, int]
@@ -31,11 +31,12 @@ class Packing:
     padding_bytes: int = 0
     page_bytes: int = 0
     paged_from_bytes: int = 1 << 62
+    float_bytes: int = FLOAT_BYTES
 
     def unit_bytes(self, unit: Unit, form: Format) -> int:
         """Codes and scales of one matrix, or its floats."""
         if form.is_float:
-            return unit.num_weights * FLOAT_BYTES
+            return unit.num_weights * self.float_bytes
         return unit.num_weights * form.bits // 8 + self._scales_bytes(unit, form)
 
     def fixed_bytes(self, config: ModelConfig, context_length: int) -> int:

@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import torch
 
+from export.backends import IN_32_BITS
 from export.decoder import Activations
-from export.parity import FLOAT_TOLERANCE, Recorded, stream_logits
+from export.parity import Recorded, stream_logits
 from runtimes.artifact import Artifact
 from runtimes.reference import load_reference
 from tests.arm.conftest import ARM_ACTIVATIONS, SCHEMES, TINY
@@ -42,10 +43,10 @@ def test_artifact_verifies_on_arm(runs: dict[str, Run], cpu: str, scheme: str) -
 
 def test_float_artifact_meets_the_float_tolerance_on_arm(runs: dict[str, Run], cpu: str, figures: list[str]) -> None:
     report = runs[cpu].reports["float"]
-    assert report["tolerance"] == FLOAT_TOLERANCE
+    assert report["tolerance"] == IN_32_BITS.float_error
     largest = max(check["figures"].get("relative_max_error", 0.0) for check in report["checks"])
     figures.append(f"float on {cpu}: largest relative logit error {largest:.1e}")
-    assert 0 < largest <= FLOAT_TOLERANCE
+    assert 0 < largest <= IN_32_BITS.float_error
 
 
 @dataclass(frozen=True, kw_only=True)
