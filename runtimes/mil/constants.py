@@ -36,7 +36,8 @@ class Constants:
 
     def __init__(self, keep_bytes: int = KEEP_BYTES) -> None:
         self._kept: dict[object, Tensor | str] = {}
-        self._room = keep_bytes
+        self._keep_bytes = keep_bytes
+        self.kept_bytes = 0
 
     def value(self, constant: Constant, *, wide: bool = False) -> Tensor | str:
         """The tensor or text of a constant, of fp16 in fp32 where asked."""
@@ -47,8 +48,8 @@ class Constants:
         if wide and isinstance(value, Tensor):
             value = widen(value)
         size = 0 if isinstance(value, str) else value.element_size() * value.numel()
-        if size <= self._room:
-            self._room -= size
+        if self.kept_bytes + size <= self._keep_bytes:
+            self.kept_bytes += size
             self._kept[constant.key, wide] = value
         return value
 

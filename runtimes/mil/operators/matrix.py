@@ -1,6 +1,7 @@
 """Products of matrices, convolutions, attention."""
 
 import math
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -9,6 +10,9 @@ from torch.nn import functional as F
 from runtimes.mil.arithmetic import Arithmetic
 from runtimes.mil.errors import ProgramError, UnsupportedProgramError
 from runtimes.mil.operators.kinds import Ints, Tensors
+
+AXES: Final = "abcdefghijklmnopqrstuvwxyz"
+EQUATIONS: Final = ("abcd,adce->abce", "abc,cbd->abd")
 
 
 def linear(x: Tensor, weight: Tensor, arithmetic: Arithmetic, bias: Tensor | None = None) -> Tensor:
@@ -22,22 +26,22 @@ def linear(x: Tensor, weight: Tensor, arithmetic: Arithmetic, bias: Tensor | Non
 def matmul(
     x: Tensor, y: Tensor, arithmetic: Arithmetic, transpose_x: bool = False, transpose_y: bool = False
 ) -> Tensor:
-    """Vectors are rows on the left and columns on the right, as in numpy."""
-    left = x.transpose(-1, -2) if transpose_x and x.dim() > 1 else x
-    right = y.transpose(-1, -2) if transpose_y and y.dim() > 1 else y
-    if not arithmetic.narrow or min(left.dim(), right.dim()) == 1:
-        return torch.matmul(left, right)
+    """Over the last two axes, the others broadcast."""
+    left = x.transpose(-1, -2) if transpose_x else x
+    right = y.transpose(-1, -2) if transpose_y else y
     return arithmetic.matmul(left, right)
 
 
 def einsum(values: Tensors, equation: str, arithmetic: Arithmetic) -> Tensor:
-    """Two operands, explicit output."""
-    operands, arrow, output = equation.replace(" ", "").partition("->")
-    if not arrow or operands.count(",") != 1 or "." in equation or len(values) != 2:
+    """The two products that Core ML allows, whatever the letters; an axis of 1 is broadcast."""
+    operands, _, output = equation.replace(" ", "").partition("->")
+    letters = sorted(set(operands) - {","}, key=operands.index)
+    renamed = equation.replace(" ", "").translate({ord(letter): AXES[at] for at, letter in enumerate(letters)})
+    if renamed not in EQUATIONS or len(values) != 2:
         raise UnsupportedProgramError(f"einsum {equation!r} of {len(values)} values")
     if not arithmetic.narrow:
         return torch.einsum(equation, *values)
-    summed = "".join(sorted(set(operands.replace(",", "")) - set(output)))
+    summed = "".join(letter for letter in letters if letter not in output)
     products = torch.einsum(f"{operands}->{output}{summed}", *values)
     return arithmetic.sum(products, tuple(range(len(output), products.dim())))
 
