@@ -24,7 +24,7 @@ FIGURES = (
     "bandwidth_share",
 )
 # what Markdown, HTML and GitHub read as more than text
-SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|<>&@~:$-])")
+SPECIAL = re.compile(r"([\\`*_\[\]#!|<>&@~:$]|(?<=www)\.)", re.IGNORECASE)
 
 
 def escape(text: str) -> str:
