@@ -2,7 +2,6 @@
 // `input_pos` is 0, the contract of ExecuTorch's own text runner and of runtimes/executorch.py.
 #include <executorch/extension/module/module.h>
 #include <executorch/extension/tensor/tensor.h>
-#include <executorch/extension/threadpool/threadpool.h>
 
 #include <algorithm>
 #include <stdexcept>
@@ -10,6 +9,19 @@
 
 #include "half.h"
 #include "model.h"
+
+#if __has_include(<executorch/extension/threadpool/threadpool.h>)
+#include <executorch/extension/threadpool/threadpool.h>
+#else
+// the wheel's library has the pool, its headers do not; these two names are all that is used of it
+namespace executorch::extension::threadpool {
+class ThreadPool {
+ public:
+  bool _unsafe_reset_threadpool(uint32_t threads);
+};
+ThreadPool* get_threadpool();
+}  // namespace executorch::extension::threadpool
+#endif
 
 namespace qwen_edge {
 namespace {
@@ -74,7 +86,7 @@ std::string runtime_name() { return "executorch"; }
 std::string runtime_version() { return QWEN_EDGE_EXECUTORCH_VERSION; }
 
 std::unique_ptr<Model> open_model(const Artifact& artifact, int threads) {
-  executorch::extension::threadpool::get_threadpool()->_unsafe_reset_threadpool(static_cast<uint32_t>(threads));
+  ::executorch::extension::threadpool::get_threadpool()->_unsafe_reset_threadpool(static_cast<uint32_t>(threads));
   return std::make_unique<ExecutorchModel>(artifact);
 }
 
