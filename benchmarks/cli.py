@@ -6,6 +6,7 @@ it and gives the exit status, the first line of its docstring is what `--help` s
 
 import ast
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -53,6 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ProjectError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
+    except BrokenPipeError:  # whoever read has read enough; Python would complain once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
