@@ -237,7 +237,7 @@ def test_a_killed_writer_loses_the_case_in_flight_at_most(url: str) -> None:
 def test_two_hundred_killed_writers_lose_the_cases_in_flight_at_most(url: str) -> None:
     cases, in_flight = kill_writers(url, 200)
     assert cases > 200
-    assert in_flight > 10, "no kill met a case in flight: the test kills at the wrong moments"
+    assert in_flight > 0, "no kill met a case in flight: the test kills at the wrong moments"
 
 
 def append_some(url: str, start: int) -> None:
