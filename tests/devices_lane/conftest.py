@@ -5,6 +5,7 @@ A part that cannot be had here (not root, a suite of Debian not reachable, no QE
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,11 +64,17 @@ def adbd(network: PrivateNetwork, adb_server: int, tmp_path_factory: pytest.Temp
         pytest.skip(str(error))
 
 
-def connect(serial: str) -> None:
-    """Make the adb server know a device."""
-    done = subprocess.run([adb_path(), "connect", serial], check=False, capture_output=True, text=True, timeout=30)
-    if "connected to" not in done.stdout:
-        raise UnavailableError(f"adb cannot connect to {serial}: {done.stdout} {done.stderr}")
+def connect(serial: str, seconds: float = 60.0) -> None:
+    """Make the adb server know a device; one that has just started may not listen yet."""
+    deadline = time.monotonic() + seconds
+    while True:
+        command = [adb_path(), "connect", serial]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+        if "connected to" in done.stdout and "failed" not in done.stdout:
+            break
+        if time.monotonic() > deadline:
+            raise UnavailableError(f"adb cannot connect to {serial}: {done.stdout} {done.stderr}")
+        time.sleep(0.5)
     await_device(serial)
 
 
