@@ -17,7 +17,7 @@ from torch import Tensor
 from runtimes.mil.errors import ProgramError
 from runtimes.mil.types import ELEMENTS
 
-KEEP_BYTES: Final = 6_000_000_000
+KEEP_BYTES: Final = 4_000_000_000
 ROWS_ELEMENTS: Final = 1 << 24  # decoded at a time
 
 Decoder = Callable[[Mapping[str, Tensor | str]], Tensor]
@@ -32,7 +32,7 @@ class Constant:
 
 
 class Constants:
-    """Decoded constants of one package."""
+    """Decoded constants of one or more packages."""
 
     def __init__(self, keep_bytes: int = KEEP_BYTES) -> None:
         self._kept: dict[object, Tensor | str] = {}

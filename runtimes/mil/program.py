@@ -230,7 +230,7 @@ class Program:
 
     def _immediate(self, value: Any) -> Constant:
         check_value(value, self.package)
-        return Constant(key=value_key(value), decode=partial(read_value, value, self.package))
+        return Constant(key=value_key(value, self.package), decode=partial(read_value, value, self.package))
 
     def _define_constant(self, operation: Any, outputs: tuple[tuple[str, TensorType], ...]) -> None:
         if len(outputs) != 1:

@@ -20,11 +20,11 @@ IMMEDIATE: Final[dict[str, np.dtype[Any]]] = {
 MAX_IMMEDIATE: Final = 1 << 24  # elements; more belong into the file of constants
 
 
-def value_key(value: Any) -> object:
+def value_key(value: Any, package: Package) -> object:
     """What tells one value from another: constants in a file by their place, others by their bytes."""
     if value.WhichOneof("value") == "blobFileValue":
         blob = value.blobFileValue
-        return blob.fileName, int(blob.offset), str(tensor_type(value.type))
+        return str(package.path), blob.fileName, int(blob.offset), str(tensor_type(value.type))
     return value.SerializeToString(deterministic=True)
 
 

@@ -9,6 +9,8 @@ from runtimes.mil.operators.kinds import Ints, Stored, StoredTensors
 
 
 def concat(values: StoredTensors, axis: int, interleave: bool = False) -> Tensor:
+    """A scalar counts as a list of one, as converters write the corners of a slice."""
+    values = [value.reshape(1) if value.dim() == 0 else value for value in values]
     if not interleave:
         return torch.cat(values, axis)
     at = axis % values[0].dim()
