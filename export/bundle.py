@@ -1,4 +1,7 @@
-"""The bundle: all artifacts of a target in one directory, with what must travel along (licences, card, index)."""
+"""The bundle: all artifacts of a target in one directory, with what must travel along.
+
+Licences, card, index, and the oracle by which an app repeats the check on its device.
+"""
 
 import json
 from dataclasses import dataclass
@@ -6,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from export.errors import BudgetError
+from export.oracle import ORACLE_FILE, write_oracle
 from export.plan import Plan
 from export.progress import Progress
 from export.sources import ResolvedCheckpoint
@@ -55,9 +59,10 @@ def write_bundle(plan: Plan, resolved: ResolvedCheckpoint, progress: Progress) -
         progress.note(
             f"{out / stranger}: from an earlier export, not part of this bundle; remove it if it is not needed"
         )
-    beside = [*_copy_licences(resolved.path, out), CARD]
+    beside = [*_copy_licences(resolved.path, out), CARD, ORACLE_FILE]
     card = model_card(plan, resolved, [artifact.manifest for artifact in artifacts.values()])
     write_atomically(out / CARD, card.encode())
+    write_oracle(artifacts, out / ORACLE_FILE)
     bundle = Bundle(path=out, artifacts=artifacts, files=_files(out, beside, artifacts))
     index = {"target": plan.spec.target, **bundle.to_dict(), "bundle": out.name}
     write_atomically(out / BUNDLE_FILE, (json.dumps(index, indent=2) + "\n").encode())
@@ -104,7 +109,7 @@ def model_card(plan: Plan, resolved: ResolvedCheckpoint, manifests: list[Manifes
         "",
         "Qwen3.5 is licensed under Apache-2.0; see LICENSE and NOTICE. Push the directory to the device, or download "
         "it",
-        "on first launch; models do not go inside an APK.",
+        "on first launch; models do not go inside an app's package.",
     ]
     return "\n".join(lines) + "\n"
 

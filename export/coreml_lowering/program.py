@@ -165,7 +165,7 @@ def _placeholder_values(captured: Captured, emitter: Emitter, states: Sequence[F
         if node.op != "placeholder":
             environment[node] = None
         elif node.name in buffers:
-            environment[node] = captured.weights[buffers[node.name]]
+            environment[node] = captured.weights.get(buffers[node.name])  # scales go with their codes
         elif node.name in given:
             environment[node] = next(values)
     return environment
