@@ -16,7 +16,7 @@ from benchmarks.devices.host import HostDevice
 from benchmarks.protocol import COLD_LOADS, plan_cases
 from benchmarks.run_progress import showing
 from benchmarks.session import Run, measure
-from benchmarks.stopwatch import LIMIT, PIPE_VARIABLE, Comparison, compare, watching, worker_command
+from benchmarks.stopwatch import FIRST_VARIABLE, LIMIT, PIPE_VARIABLE, Comparison, compare, watching, worker_command
 from benchmarks.store import open_store
 from benchmarks.workload import make_workload
 from runtimes.artifact import find_artifact
@@ -69,7 +69,10 @@ def _compare(options: argparse.Namespace) -> list[Comparison]:
     run = Run(artifact=artifact, protocol=protocol, cases=files, run_id=run_id, session_id=run_id)
     with tempfile.TemporaryDirectory(prefix="qwen-edge-stopwatch-") as work:
         pipe = Path(work) / "pipe"
-        device = HostDevice(worker_command(), {PIPE_VARIABLE: str(pipe)})
+        variables = {PIPE_VARIABLE: str(pipe)}
+        if options.threads == 1:  # with more it could take every core from everybody
+            variables[FIRST_VARIABLE] = "1"
+        device = HostDevice(worker_command(), variables)
         store = options.store or str(Path(work) / "thrown-away.sqlite")
         with watching(pipe) as watch, open_store(store) as opened, showing(sys.stderr) as progress:
             made = measure(device, run, opened, progress.report, warn=progress.warn)
