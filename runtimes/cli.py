@@ -271,7 +271,7 @@ def _summary(report: Report) -> str:
     numbers = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
     verdict = "verified" if report.passed else "NOT verified"
     return (
-        f"{report.artifact}: {verdict} on {report.runtime}: {numbers} "
+        f"{report.artifact}: {verdict} on {report.engine}: {numbers} "
         f"({report.tolerance_kind}, tolerance {report.tolerance:g}, {report.threads} threads)"
     )
 

@@ -7,8 +7,8 @@ knows a layer, a file format or a sampling rule. A runtime is one file, `runtime
 
 import ast
 import importlib
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -73,6 +73,23 @@ class Runner(Protocol):
 def open_runner(artifact: Artifact, threads: int | None = None) -> Runner:
     """The runner for an artifact; `threads` None lets it choose by the device it runs on."""
     return cast(Runner, runtime_module(artifact.manifest.runtime.name).load_runner(artifact, threads))
+
+
+def engine_name(artifact: Artifact, runner: Runner) -> str:
+    """What really computes: a runtime with several engines says which (`describe_engine`), any other is its own."""
+    describe = getattr(runtime_module(artifact.manifest.runtime.name), "describe_engine", None)
+    return artifact.manifest.runtime.name if describe is None else str(describe(runner))
+
+
+def other_ways(artifact: Artifact) -> list[tuple[str, Callable[[int], Runner]]]:
+    """Further ways to run an artifact on this machine, by name: where its runtime module defines `ways` and `open_way`.
+
+    Core ML artifacts hold their state in two layouts, and a Mac runs them on several compute units.
+    """
+    module = runtime_module(artifact.manifest.runtime.name)
+    if not hasattr(module, "ways"):
+        return []
+    return [(way.name, partial(module.open_way, artifact, way)) for way in module.ways(artifact)]
 
 
 def runtime_module(name: str) -> Any:

@@ -9,7 +9,7 @@ skipped, with the reason.
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +28,7 @@ from runtimes.reference import (
     log_sum_exp,
     summarize,
 )
-from runtimes.runner import Logits, Runner, open_runner
+from runtimes.runner import Logits, Runner, engine_name, open_runner, other_ways
 from runtimes.stock import compare_with_stock
 
 CHUNK_SIZES = (1, 7, 64, 128)
@@ -57,6 +57,7 @@ class Report:
     artifact: str
     artifact_hash: str
     runtime: str
+    engine: str  # what really computed
     threads: int
     tolerance_kind: str
     tolerance: float
@@ -107,7 +108,7 @@ def verify(
         artifact.check_hashes()
     reference = load_reference(artifact)
     subject = Subject(artifact=artifact, runner=open_runner(artifact, threads), reference=reference)
-    used = subject.runner.threads
+    used, engine = subject.runner.threads, engine_name(artifact, subject.runner)
     checks: list[Check] = []
     for name, check in _checks(subject, stock=stock):
         checks.append(_run(name, check))
@@ -116,6 +117,7 @@ def verify(
         artifact=str(artifact.path),
         artifact_hash=artifact.manifest.artifact_hash(),
         runtime=artifact.manifest.runtime.name,
+        engine=engine,
         threads=used,
         tolerance_kind=reference.kind,
         tolerance=reference.tolerance,
@@ -138,7 +140,9 @@ def _checks(subject: Subject, *, stock: bool) -> Iterator[tuple[str, Callable[[]
     if subject.reference.kind == "quantized":
         yield "all_positions", lambda: _all_positions(subject)
     if stock:
-        yield "stock_runner", lambda: _stock(subject)  # the last: it closes our runner
+        yield "stock_runner", lambda: _stock(subject)  # it closes our runner
+    for name, open_way in other_ways(subject.artifact):
+        yield name, lambda open_way=open_way: _other_way(subject, open_way)  # type: ignore[misc]
 
 
 def _run(name: str, check: Callable[[], Finding]) -> Check:
@@ -292,6 +296,19 @@ def _stock(subject: Subject) -> Finding:
     """The same text from the stock runner; a first difference may only come where two tokens are nearly equal."""
     worst = _largest_error(subject)
     return compare_with_stock(subject.artifact, subject.runner, worst)
+
+
+def _other_way(subject: Subject, open_way: Callable[[int], Runner]) -> Finding:
+    """The prompt by prefill and by steps in another engine or layout; our runner gives its memory back first."""
+    threads = subject.runner.threads
+    subject.runner.close()
+    runner = open_way(threads)
+    try:
+        other = replace(subject, runner=runner, seen=[])
+        reason, figures = _judged(other, _decode(other))
+        return reason, {**figures, "engine": engine_name(subject.artifact, runner)}
+    finally:
+        runner.close()
 
 
 def _largest_error(subject: Subject) -> float:

@@ -13,7 +13,12 @@ PACKAGES = ("export", "runtimes", "benchmarks")
 SEES = {"export": {"runtimes"}, "benchmarks": {"runtimes"}, "runtimes": set[str]()}
 # the lowest layer stays light: an artifact is described, checked and talked to without torch
 HEAVY = {"torch", "transformers", "torchao", "executorch", "coremltools", "optimum", "pytorch_tokenizers"}
-MAY_BE_HEAVY = ("runtimes/executorch.py", "runtimes/stock/executorch.py", "runtimes/mil/")
+MAY_BE_HEAVY = (
+    "runtimes/executorch.py",
+    "runtimes/stock/executorch.py",
+    "runtimes/mil/",
+    "runtimes/coreml_engines/native.py",
+)
 
 
 def python_files(package: str) -> list[Path]:

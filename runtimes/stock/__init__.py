@@ -9,6 +9,7 @@ legitimately read different texts. What stock runners do differently from each o
 import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -156,6 +157,10 @@ def _run_turn(
 
 def _engine(runtime: str) -> Any:
     """The stock runner of a runtime: the file of its name in this folder."""
+    if not (Path(__file__).parent / f"{runtime}.py").is_file():
+        raise RuntimeUnavailableError(
+            f"runtime {runtime!r} comes without a runner of its own, so there is none to compare"
+        )
     try:
         return importlib.import_module(f"runtimes.stock.{runtime}")
     except ModuleNotFoundError as error:
