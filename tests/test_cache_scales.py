@@ -1,6 +1,7 @@
 """An int8 KV cache: its scales, the files that hold it, and who refuses it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from export.decoder import Activations, Decoder, FullAttention, cache_scale_name
 from export.errors import UnsupportedSchemeError
 from export.materialize import load
 from export.plan import make_plan
-from export.quality.subjects import open_candidates, open_reference
+from export.quality.subjects import open_candidates, open_reference, quantized_subject
 from export.quantized import QuantizedCheckpoint, open_quantized
 from export.state import zero_state
 from runtimes.artifact import Artifact
@@ -82,6 +83,13 @@ def test_the_quality_report_rounds_the_cache_as_the_runtime_does(store: Quantize
         for name in cache_scale_names(layer)
     ]
     assert sorted(store.cache_scales) == sorted(names)
+
+
+def test_a_rounded_cache_is_measured_apart_from_a_float_one(store: QuantizedCheckpoint) -> None:
+    activations = Activations(kind="int8_group", group_cap=32, cache="int8")
+    rounded = quantized_subject("rounded", store, activations)
+    plain = quantized_subject("plain", replace(store, cache_scales={}), Activations(kind="int8_group", group_cap=32))
+    assert rounded.key() != plain.key()
 
 
 @pytest.mark.parametrize("backend", ["executorch", "onnx-portable"])

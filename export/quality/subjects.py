@@ -101,7 +101,9 @@ def float_subject(name: str, path: Path) -> tuple[Subject, Checkpoint, ModelConf
 
 def quantized_subject(name: str, store: QuantizedCheckpoint, activations: Activations) -> Subject:
     """A quantized checkpoint as something to measure; its directory's name is the hash of its content."""
-    return Subject(reading=Reading(name=name, weights=store, activations=activations), identity=store.path.name)
+    scales = sorted((one, float(scale)) for one, scale in store.cache_scales.items())
+    identity = store.path.name + (f" cache {scales}" if scales else "")
+    return Subject(reading=Reading(name=name, weights=store, activations=activations), identity=identity)
 
 
 def open_candidates(name: str, reference: Reference, activations: str | None) -> list[Candidate]:
