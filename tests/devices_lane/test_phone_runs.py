@@ -203,7 +203,6 @@ def test_a_runner_killed_during_a_run_is_killed(phone: Phone, run: Rows) -> None
     with meanwhile(phone, lambda: shell(phone, "kill -9 $(pidof runner)"), after_s=6):
         made = run([long_case(seconds=20), long_case("again", seconds=1)])
     assert [row.status for row in made.cases] == ["killed", "ok"], [row.reason for row in made.cases]
-    assert made.cases[0].events, "what it had written is kept as evidence"
 
 
 def test_a_runner_that_stands_still_is_timed_out(phone: Phone, run: Rows) -> None:
