@@ -56,18 +56,24 @@ PACKING = Packing(
 )
 
 
-def check(layout: Layout, config: ModelConfig) -> None:
-    """Refuse what `constexpr_blockwise_shift_scale` cannot hold, and another coremltools than this was written for."""
-    del config
-    found = importlib.metadata.version(PACKAGE)
+def check_version(found: str) -> None:
+    """Refuse another coremltools than this was written for: its classes that write programs are not its interface."""
     if found != BUILT_WITH:
         raise MissingPackageError(
             f"backend 'coreml' needs {PACKAGE} {BUILT_WITH}, found {found}; install it with `make venv`, or "
             f"`pip install {PACKAGE}=={BUILT_WITH}`"
         )
+
+
+def check(layout: Layout, config: ModelConfig) -> None:  # noqa: ARG001 (every backend's signature)
+    """Refuse what `constexpr_blockwise_shift_scale` cannot hold, and another coremltools than this was written for."""
+    check_version(importlib.metadata.version(PACKAGE))
     for unit, form in layout.items():
         if form.bits not in (4, 8, FLOAT.bits):
-            raise UnsupportedSchemeError(f"coreml cannot pack {unit} as {form}; it packs 4 and 8 bits, and floats")
+            raise UnsupportedSchemeError(
+                f"coreml cannot pack {unit} as {form}; its blockwise constants hold 4 and 8 bits, so use the scheme "
+                "int4, int8 or mixed"
+            )
 
 
 def estimate_bytes(layout: Layout, config: ModelConfig, context_length: int) -> int:
@@ -80,11 +86,9 @@ def lower(
 ) -> Lowered:
     """Write the packages and coreml.json."""
     captured = capture_decoder(store, request)
-    functions = _functions(request)
-    packages = _packages(captured)
+    packages = split_layers(captured, MOST_PACKAGE_BYTES)
     for name, layers in packages.items():
-        weights = {weight.name: weight for weight in package_weights(captured, layers)}
-        write_package(build_program(captured, layers, functions), weights, directory / name, progress)
+        write_layers(captured, layers, directory / name, progress)
     description = directory / DESCRIPTION
     description.write_text(json.dumps(_description(request, packages), indent=2) + "\n", encoding="utf-8")
     states = file_states(request.config, request.context_length, outside=LAYOUTS[DEFAULT_LAYOUT])
@@ -99,6 +103,12 @@ def lower(
         tolerance=TOLERANCE,
         float_activations="float16",
     )
+
+
+def write_layers(captured: Captured, layers: range, package: Path, progress: Callable[[str, int], None]) -> None:
+    """Write one package of these layers with every function."""
+    weights = {weight.name: weight for weight in package_weights(captured, layers)}
+    write_package(build_program(captured, layers, _functions(captured.request)), weights, package, progress)
 
 
 def _prefill_tokens(request: LoweringRequest) -> int:
@@ -119,12 +129,12 @@ def _function_name(call: str, layout: str) -> str:
     return call if layout == DEFAULT_LAYOUT else f"{call}_{layout}"
 
 
-def _packages(captured: Captured) -> dict[str, range]:
-    """Runs of layers by package name, none above the limit unless one layer is."""
+def split_layers(captured: Captured, most_bytes: int) -> dict[str, range]:
+    """Runs of layers by package name, none above `most_bytes` unless one layer is."""
     layers = captured.request.config.num_layers
     cuts, start = [], 0
     for layer in range(1, layers):
-        if _size(captured, range(start, layer + 1)) > MOST_PACKAGE_BYTES:
+        if _size(captured, range(start, layer + 1)) > most_bytes:
             cuts.append(range(start, layer))
             start = layer
     runs = [*cuts, range(start, layers)]

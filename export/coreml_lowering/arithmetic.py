@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 (the name that coremltools gives it everywhere)
 
+from export.coreml_lowering.weights import shared
+
 SERIES_FROM = -0.5  # above, exp(x) - 1 has lost a bit or more to the subtraction
 # queries and keys come out of a convolution and a silu, as tens at most; their epsilon, over D, is 8e-9
 KEY_FACTOR = 64.0
@@ -67,4 +69,5 @@ def l2_norm(x: Any, eps: float) -> Any:
     """x / sqrt(sum(x^2) + eps) over the last axis: a norm by the mean of squares, with 1 / sqrt(D) as its weights."""
     width = x.shape[-1]
     inside = mb.maximum(x=mb.minimum(x=x, y=half(LARGEST_KEY)), y=half(-LARGEST_KEY))
-    return rms_norm(inside, np.full(2 * width, width**-0.5, dtype=np.float16), eps / width, KEY_FACTOR)
+    weight = shared(np.full(2 * width, width**-0.5, dtype=np.float16))
+    return rms_norm(inside, weight, eps / width, KEY_FACTOR)

@@ -14,7 +14,6 @@ than in 32 bits:
 The query's scale is left out: outputs are small numbers, and a norm follows that does not see a common factor.
 """
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +22,7 @@ import numpy.typing as npt
 from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 (the name that coremltools gives it everywhere)
 
 from export.coreml_lowering.arithmetic import exp_minus_one, scaled
+from export.coreml_lowering.weights import shared
 
 Array = npt.NDArray[np.floating[Any]]
 BASE = 4  # tokens of the smallest blocks, inverted by their series
@@ -50,7 +50,7 @@ def one_step(step: Step) -> tuple[Any, Any]:
     reads = mb.mul(x=mb.matmul(x=mb.concat(values=[k, q], axis=2), y=step.state, transpose_y=True), y=decay)
     predicted, remembered = mb.split(x=reads, split_sizes=[1, 1], axis=2)
     delta = mb.mul(x=mb.sub(x=v, y=predicted), y=beta)
-    match = mb.reduce_sum(x=mb.mul(x=q, y=k), axes=[-1], keep_dims=True)
+    match = mb.matmul(x=q, y=k, transpose_y=True)  # one rounding, where a sum of products would round each
     out = mb.add(x=remembered, y=mb.mul(x=match, y=delta))
     change = mb.add(
         x=mb.mul(x=step.state, y=exp_minus_one(log_decay, decay)), y=mb.matmul(x=delta, y=k, transpose_x=True)
@@ -111,11 +111,8 @@ def _same(blocks: npt.NDArray[np.integer[Any]]) -> Array:
 
 
 def _constant(array: Array) -> Any:
-    """A float16 matrix (1, 1, T, T), one blob for all layers and functions."""
-    content = array.astype(np.float16)[None, None]
-    found = mb.const(val=content)
-    found.op.weight_id = hashlib.sha256(content.tobytes()).hexdigest()
-    return found
+    """A float16 matrix (1, 1, T, T)."""
+    return shared(array.astype(np.float16)[None, None])
 
 
 def _by_heads(step: Step) -> tuple[Any, Any, Any]:

@@ -19,7 +19,7 @@ from torch import fx
 
 from export.coreml_lowering import arithmetic, delta
 from export.coreml_lowering.state import CONV_WIDTH, FileState
-from export.coreml_lowering.weights import Weight
+from export.coreml_lowering.weights import Weight, shared
 from export.errors import LoweringError
 
 MASKED = -3e4  # added to scores of slots behind the sequence; -inf would make NaN of a difference, and 65504 is near
@@ -103,6 +103,11 @@ class Emitter:
             self.dense[name] = values
         return self.dense[name]
 
+    def product(self, x: Any, matrix: Matrix) -> Any:
+        """x times a matrix; a `linear` without a bias would write zeros of its own."""
+        bias = shared(np.zeros(matrix.values.shape[0], np.float16))
+        return mb.linear(x=x, weight=self.matrix(matrix), bias=bias)
+
     def read(self, state: FileState) -> Any:
         """What a state holds at the start of the call."""
         value = self.inputs[state.name]
@@ -160,12 +165,8 @@ def _slice(emitter: Emitter, args: list[Any], node: fx.Node) -> Any:
     return found
 
 
-def _float_linear(emitter: Emitter, args: list[Any], node: fx.Node) -> Any:  # noqa: ARG001
-    return mb.linear(x=args[0], weight=emitter.matrix(args[1]))
-
-
 def _linear(emitter: Emitter, args: list[Any], node: fx.Node) -> Any:  # noqa: ARG001
-    return mb.linear(x=args[0], weight=emitter.matrix(args[1]))
+    return emitter.product(args[0], args[1])
 
 
 def _float_embedding(emitter: Emitter, args: list[Any], node: fx.Node) -> Any:  # noqa: ARG001
@@ -294,7 +295,7 @@ TABLE: dict[Any, Emit] = {
     torch.ops.aten.flatten.using_ints: _flatten,
     torch.ops.aten.split_with_sizes.default: _split,
     torch.ops.aten.slice.Tensor: _slice,
-    torch.ops.aten.linear.default: _float_linear,
+    torch.ops.aten.linear.default: _linear,
     torch.ops.aten.embedding.default: _float_embedding,
     torch.ops.edge.linear.default: _linear,
     torch.ops.edge.embedding.default: _embedding,

@@ -31,7 +31,7 @@ from export.materialize import materialize
 from export.quantized import QuantizedCheckpoint
 from export.state import zero_state
 
-HIDDEN, LOGITS = "hidden", "logits"
+LOGITS = "logits"
 INPUT_NORM = re.compile(r"decoder\.layers\.(\d+)\.input_norm\.value")
 
 
@@ -80,6 +80,7 @@ def capture_decoder(store: QuantizedCheckpoint, request: LoweringRequest) -> Cap
 
 def build_program(captured: Captured, layers: range, functions: Sequence[FunctionSpec]) -> Program:
     """The program of one package: `layers`, and what stands before the first and behind the last of the model."""
+    mb.name_count.clear()  # names are numbered over all programs of a process; the same input gives the same bytes
     program = Program()
     program.export_as_multifunction = True
     for spec in functions:
@@ -112,7 +113,7 @@ def _function(captured: Captured, layers: range, spec: FunctionSpec) -> Function
     with function:
         emitter = Emitter(tokens=spec.tokens, context_length=request.context_length, inputs=function.inputs)
         result = _walk(captured, layers, emitter, states)
-        name = LOGITS if layers.stop == request.config.num_layers else HIDDEN
+        name = LOGITS if layers.stop == request.config.num_layers else _hidden(layers.stop)
         outputs = [mb.identity(x=result, name=name), *emitter.outputs.values()]
         function.set_outputs(outputs)
     return function
@@ -124,7 +125,7 @@ def _placeholders(captured: Captured, layers: range, spec: FunctionSpec, states:
     if layers.start == 0:
         found["input_ids"] = mb.placeholder((1, spec.tokens), dtype=types.int32)
     else:
-        found[HIDDEN] = mb.placeholder((1, spec.tokens, config.hidden_size), dtype=types.fp16)
+        found[_hidden(layers.start)] = mb.placeholder((1, spec.tokens, config.hidden_size), dtype=types.fp16)
     found["position"] = mb.placeholder((1,), dtype=types.int32)
     if spec.tokens > 1:
         found["length"] = mb.placeholder((1,), dtype=types.int32)
@@ -135,6 +136,11 @@ def _placeholders(captured: Captured, layers: range, spec: FunctionSpec, states:
     return found
 
 
+def _hidden(layer: int) -> str:
+    """What one package hands to the next, by the layer that reads it; a function's names are all different."""
+    return f"hidden_{layer}"
+
+
 def _walk(captured: Captured, layers: range, emitter: Emitter, states: Sequence[FileState]) -> Any:
     """Emit the package's part of the graph; its last value."""
     environment = _placeholder_values(captured, emitter, states)
@@ -142,7 +148,7 @@ def _walk(captured: Captured, layers: range, emitter: Emitter, states: Sequence[
     for node in _nodes_of(captured, layers):
         args: Any = fx.node.map_arg(node.args, lambda arg: environment[arg])
         if node is first and layers.start > 0:
-            hidden = emitter.inputs[HIDDEN]
+            hidden = emitter.inputs[_hidden(layers.start)]
             environment[node] = (arithmetic.rms_norm(hidden, args[2].stand_in(), args[3]), hidden)
         elif node is last:
             return mb.add(x=args[0], y=args[1])

@@ -5,6 +5,7 @@ for its bytes only when the program is written: then the real tensor is made, wr
 several functions name is one blob.
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,13 @@ class Weight:
         found = mb.const(val=np.broadcast_to(np.zeros((), ELEMENTS[self.element]), self.shape), name=self.name)
         found.op.weight_id = self.name
         return found
+
+
+def shared(array: Array) -> Any:
+    """A constant that all functions and layers of a program hold as one blob."""
+    found = mb.const(val=array)
+    found.op.weight_id = hashlib.sha256(repr((array.dtype, array.shape)).encode() + array.tobytes()).hexdigest()
+    return found
 
 
 class WeightWriter(MILProtoExporter):
