@@ -41,17 +41,26 @@ class Constants:
 
     def value(self, constant: Constant, *, wide: bool = False) -> Tensor | str:
         """The tensor or text of a constant, of fp16 in fp32 where asked."""
-        found = self._kept.get((constant.key, True), self._kept.get((constant.key, wide)))
-        if found is not None:
+        found = self._kept.get(constant.key)
+        if found is None:
+            found = constant.decode()
+            self._keep(constant.key, found)
+        if not wide or isinstance(found, str) or found.dtype != torch.float16:
             return found
-        value = constant.decode()
-        if wide and isinstance(value, Tensor):
-            value = widen(value)
-        size = 0 if isinstance(value, str) else value.element_size() * value.numel()
-        if self.kept_bytes + size <= self._keep_bytes:
-            self.kept_bytes += size
-            self._kept[constant.key, wide] = value
-        return value
+        widened = widen(found)  # takes the place of the narrow one: whoever wants that rounds it back, exactly
+        self._keep(constant.key, widened)
+        return widened
+
+    def _keep(self, key: object, value: Tensor | str) -> None:
+        """Keep a value in place of what was kept under its key, if the budget allows."""
+        room = self._keep_bytes - self.kept_bytes + _bytes(self._kept.get(key))
+        if _bytes(value) <= room:
+            self.kept_bytes = self._keep_bytes - room + _bytes(value)
+            self._kept[key] = value
+
+
+def _bytes(value: Tensor | str | None) -> int:
+    return value.element_size() * value.numel() if isinstance(value, Tensor) else 0
 
 
 def widen(x: Tensor) -> Tensor:

@@ -93,7 +93,8 @@ class Program:
                 self._run_step(step, values, held)
                 for name in step.forget:
                     del values[name]
-        return {name: self._get(name, values).numpy().copy() for name in self.outputs}
+        found = {name: self._get(name, values).to(kind.element.torch) for name, kind in self.outputs.items()}
+        return {name: np.array(value.numpy()) for name, value in found.items()}
 
     def _run_step(self, step: Step, values: dict[str, Any], state: State) -> None:
         try:
@@ -199,6 +200,12 @@ class Program:
         if len(names) != 1 or names[0] not in self.states:
             raise ProgramError(f"{names} is not a state of this function")
         given = {} if content is None else {"data": self._sources(operation.inputs[content])}
+        written = [binding.name for binding in operation.inputs[content].arguments] if content else []
+        for name in written:
+            if self._types.get(name) != self.states[names[0]]:
+                raise ProgramError(
+                    f"state {names[0]!r} is {self.states[names[0]]}, {name!r} is {self._types.get(name)}"
+                )
         return Step(
             where=where,
             kind=operation.type,

@@ -30,10 +30,10 @@ class State:
     def write(self, name: str, value: Tensor) -> None:
         """Put a value in place of the old."""
         kind = self.types[name]
-        if value.dtype != kind.element.torch or not kind.fits(tuple(value.shape)):
+        if not value.is_floating_point() or not kind.fits(tuple(value.shape)):
             found = f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
             raise ProgramError(f"state {name!r} is {kind}, cannot take {found}")
-        self._tensors[name] = value.clone(memory_format=torch.contiguous_format)
+        self._tensors[name] = value.to(kind.element.torch, copy=True, memory_format=torch.contiguous_format)
 
     def reset(self) -> None:
         """Back to zero."""
