@@ -17,6 +17,7 @@ from export.errors import MissingPackageError, UnsupportedSchemeError
 from export.quantized import QuantizedCheckpoint
 from export.schemes import FLOAT, INT8_ROW, ROWS_ONLY, Format, Layout
 from export.sizes import Packing, Speed
+from export.weights import EMBEDDING, units
 
 SUMMARY = "Core ML for iOS 18 and later: 4- and 8-bit weights, float16 activations, state kept by Core ML"
 RUNTIME = "coreml"
@@ -25,7 +26,7 @@ OLDEST_RUNTIME = "9"  # of the specification: iOS 18, macOS 15
 BUILT_WITH = "9.0"  # coremltools; its internals are used, and other versions are known to write worse packages
 DESCRIPTION = "coreml.json"
 FORMAT = 1
-MOST_PACKAGE_BYTES = 10**9  # above about 1.4 GB Core ML is reported to leave the Neural Engine without a word
+MOST_PACKAGE_BYTES = 12 * 10**8  # at about 1.4 GB Core ML is reported to leave the Neural Engine without a word
 PREFILL_TOKENS = 64
 LAYOUTS = {"inside": False, "outside": True}  # by name, whether fixed-size states are inputs and outputs
 DEFAULT_LAYOUT = "inside"
@@ -77,8 +78,12 @@ def check(layout: Layout, config: ModelConfig) -> None:  # noqa: ARG001 (every b
 
 
 def estimate_bytes(layout: Layout, config: ModelConfig, context_length: int) -> int:
-    """At most what the model files take."""
-    return PACKING.file_bytes(layout, config, context_length)
+    """At most what the model files take; a tied table is in the first package and in the last."""
+    found = PACKING.file_bytes(layout, config, context_length)
+    if found <= MOST_PACKAGE_BYTES or not config.tie_word_embeddings:
+        return found
+    (table,) = (unit for unit in units(config) if unit.name == EMBEDDING)
+    return found + PACKING.unit_bytes(table, layout[EMBEDDING])
 
 
 def lower(
