@@ -25,77 +25,41 @@ import numpy as np
 from runtimes.artifact import Artifact, StateTensor
 from runtimes.device import default_threads
 from runtimes.errors import RuntimeFailedError
-from runtimes.runner import HALF_WRITTEN, Logits, Tokens, check_tokens, check_version
-from runtimes.state import SequenceState, StateBuffer, StateSnapshot
+from runtimes.runner import Logits, check_version
+from runtimes.state import SequenceState, StateBuffer
+from runtimes.state_runner import StateRunner
 
 METHOD: Final = "forward"
 
 Result = TypeVar("Result")
 
 
-class ExecutorchRunner:
-    """One sequence in one ExecuTorch method."""
+class ExecutorchRunner(StateRunner):
+    """One sequence in one ExecuTorch method; the model clears its state when it sees position 0."""
 
     def __init__(self, artifact: Artifact, threads: int) -> None:
-        manifest = artifact.manifest
-        self.context_length = manifest.context_length
-        self.vocab_size = manifest.vocab_size
-        self.prefill_chunk = manifest.prefill_chunk
-        self.threads = threads
-        self._position = 0
-        self._failed = False
+        super().__init__(artifact, threads)
         self._program = _call(
             f"open {artifact.model_file}", lambda: portable_lib._load_program(str(artifact.model_file))
         )
         self._method = _call(f"load {METHOD!r} of {artifact.model_file}", lambda: self._program.load_method(METHOD))
         _check_interface(artifact, self._method)
-        self._state = SequenceState([self._buffer(artifact, tensor) for tensor in manifest.state])
-
-    @property
-    def position(self) -> int:
-        return self._position
-
-    def forward(self, tokens: Tokens) -> Logits:
-        """Append tokens and return the logits after the last one."""
-        ids = check_tokens(tokens, self)
-        if self._failed:
-            raise RuntimeFailedError(HALF_WRITTEN)
-        self._state.before_write(self._position)
-        for start in range(0, ids.size, self.prefill_chunk):
-            logits = self._run(ids[start : start + self.prefill_chunk])
-        return logits
-
-    def reset(self) -> None:
-        """Forget the sequence; the model clears its state when it sees position 0."""
-        self._position = 0
-        self._failed = False
-
-    def snapshot(self) -> StateSnapshot:
-        """Remember the sequence so far."""
-        if self._failed:
-            raise RuntimeFailedError(HALF_WRITTEN)
-        return self._state.snapshot(self._position)
-
-    def restore(self, snapshot: object) -> None:
-        """Go back to a snapshot of this runner."""
-        self._position = self._state.restore(snapshot)
-        self._failed = False
+        self._state = SequenceState([self._buffer(artifact, tensor) for tensor in artifact.manifest.state])
+        self._output = torch.zeros(self.vocab_size)
 
     def close(self) -> None:
         """Give the model's memory back."""
         self._failed = True
-        del self._state, self._method, self._program
+        del self._state, self._output, self._method, self._program
 
-    def _run(self, ids: NDArray[np.int64]) -> Logits:
-        """One call of the model on at most `prefill_chunk` tokens."""
+    def _run(self, ids: NDArray[np.int64]) -> None:
         inputs = (torch.from_numpy(ids.copy()).unsqueeze(0), torch.tensor([self._position]))
-        self._failed = True  # also when a signal interrupts between the call and the new position
-        outputs = _call(
+        self._output = _call(
             f"run {ids.size} tokens after {self._position}", lambda: self._method.call(inputs, clone_outputs=False)
-        )
-        logits: Logits = outputs[0].reshape(-1)[-self.vocab_size :].to(torch.float32, copy=True).numpy()
-        self._position += ids.size
-        self._failed = False
+        )[0]
+
+    def _last_logits(self) -> Logits:
+        logits: Logits = self._output.reshape(-1)[-self.vocab_size :].to(torch.float32, copy=True).numpy()
         return logits
 
     def _buffer(self, artifact: Artifact, tensor: StateTensor) -> StateBuffer:

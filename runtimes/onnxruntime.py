@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from runtimes.artifact import Artifact, StateTensor
 from runtimes.device import default_threads
 from runtimes.errors import RuntimeFailedError
-from runtimes.runner import HALF_WRITTEN, Logits, Tokens, check_tokens, check_version
-from runtimes.state import SequenceState, StateBuffer, StateSnapshot
+from runtimes.runner import Logits, check_version
+from runtimes.state import SequenceState, StateBuffer
+from runtimes.state_runner import StateRunner
 
 TOKEN_INPUTS: Final = ("input_ids", "attention_mask", "position_ids")
 LOGITS: Final = "logits"
@@ -33,21 +34,15 @@ ERROR_LOG_LEVEL: Final = 3
 Result = TypeVar("Result")
 
 
-class OnnxRunner:
+class OnnxRunner(StateRunner):
     """One sequence in one ONNX Runtime session."""
 
     def __init__(self, artifact: Artifact, threads: int) -> None:
-        manifest = artifact.manifest
-        self.context_length = manifest.context_length
-        self.vocab_size = manifest.vocab_size
-        self.prefill_chunk = manifest.prefill_chunk
-        self.threads = threads
-        self._position = 0
-        self._failed = False
+        super().__init__(artifact, threads)
         self._bound_tokens = 0
         self._session = _open_session(artifact, threads)
         _check_interface(artifact, self._session)
-        buffers = [_buffer(tensor) for tensor in manifest.state]
+        buffers = [_buffer(tensor) for tensor in artifact.manifest.state]
         self._state = SequenceState(buffers)
         self._ids = np.zeros(self.prefill_chunk, np.int64)
         self._positions = np.zeros(POSITION_ROWS * self.prefill_chunk, np.int64)
@@ -56,36 +51,10 @@ class OnnxRunner:
         self._binding = self._session.io_binding()
         self._bind_for_good(buffers)
 
-    @property
-    def position(self) -> int:
-        return self._position
-
-    def forward(self, tokens: Tokens) -> Logits:
-        """Append tokens and return the logits after the last one."""
-        ids = check_tokens(tokens, self)
-        if self._failed:
-            raise RuntimeFailedError(HALF_WRITTEN)
-        self._state.before_write(self._position)
-        for start in range(0, ids.size, self.prefill_chunk):
-            self._run(ids[start : start + self.prefill_chunk])
-        return self._logits.reshape(-1).astype(np.float32)
-
     def reset(self) -> None:
         """Forget the sequence; cached rows stay behind the mask until they are overwritten."""
         self._state.clear()
-        self._position = 0
-        self._failed = False
-
-    def snapshot(self) -> StateSnapshot:
-        """Remember the sequence so far."""
-        if self._failed:
-            raise RuntimeFailedError(HALF_WRITTEN)
-        return self._state.snapshot(self._position)
-
-    def restore(self, snapshot: object) -> None:
-        """Go back to a snapshot of this runner."""
-        self._position = self._state.restore(snapshot)
-        self._failed = False
+        super().reset()
 
     def close(self) -> None:
         """Give the model's memory back."""
@@ -93,7 +62,6 @@ class OnnxRunner:
         del self._binding, self._session
 
     def _run(self, ids: NDArray[np.int64]) -> None:
-        """One call of the model on at most `prefill_chunk` tokens."""
         count = ids.size
         total = self._position + count
         self._ids[:count] = ids
@@ -103,10 +71,10 @@ class OnnxRunner:
             self._bind_input("input_ids", self._ids, (1, count))
             self._bind_input("position_ids", self._positions, (POSITION_ROWS, 1, count))
             self._bound_tokens = count
-        self._failed = True  # also when a signal interrupts between the call and the new position
         _call(f"run {count} tokens after {self._position}", lambda: self._session.run_with_iobinding(self._binding))
-        self._position = total
-        self._failed = False
+
+    def _last_logits(self) -> Logits:
+        return self._logits.reshape(-1).astype(np.float32)
 
     def _bind_for_good(self, buffers: list[StateBuffer]) -> None:
         for buffer in buffers:
