@@ -33,6 +33,11 @@ MAX_ELEMENTS: Final = 1 << 31
 WIDENED_FOR: Final = {"linear", "matmul", "einsum", "conv", "conv_transpose", "scaled_dot_product_attention"}
 READ_STATE, WRITE_STATE, UPDATE_STATE = "read_state", "write_state", "coreml_update_state"
 
+# what torch and Python raise for arguments that make no sense
+FAILURES: Final = (
+    ArithmeticError, AssertionError, IndexError, KeyError, MemoryError, RuntimeError, TypeError, ValueError
+)  # fmt: skip
+
 Source = str | Constant  # the name of a computed value, or a constant
 
 
@@ -101,7 +106,7 @@ class Program:
             results = self._evaluate(step, values, state)
         except (ProgramError, UnsupportedProgramError) as error:
             raise type(error)(f"{step.where}: {error}") from error
-        except (RuntimeError, ValueError, IndexError, TypeError, KeyError, ZeroDivisionError) as error:
+        except FAILURES as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ProgramError(f"{step.where}: {reason}") from error
         for (name, declared), result in zip(step.outputs, results, strict=True):
@@ -152,6 +157,8 @@ class Program:
         except (ProgramError, UnsupportedProgramError) as error:
             prefix = "" if str(error).startswith(str(self.package.path)) else f"{where}: "
             raise type(error)(f"{prefix}{error}") from error
+        except FAILURES as error:
+            raise ProgramError(f"{where}: {error}") from error
         self.operators.append(operation.type)
         for name, declared in outputs:
             self._values[name] = name

@@ -237,6 +237,18 @@ def test_a_package_newer_than_the_evaluator_is_refused(changed: Callable[[str, C
         load_runner(Artifact.open(place), threads=1)
 
 
+@pytest.mark.parametrize("package", ["torch", "coremltools"])
+def test_what_is_not_installed_is_named(directory: Path, package: str) -> None:
+    code = (
+        f"import sys; sys.modules[{package!r}] = None; from runtimes import cli;"
+        f"sys.exit(cli.main(['verify', {str(directory)!r}, '--no-hashes']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 1
+    assert f"needs the Python package '{package}', which is not installed" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_describing_an_artifact_imports_neither_torch_nor_coremltools() -> None:
     code = (
         "import sys, runtimes.coreml, runtimes.verify, runtimes.cli;"

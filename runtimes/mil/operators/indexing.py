@@ -4,7 +4,6 @@ In the opsets known here an index below zero is outside, and what a device answe
 is an error, since no right program depends on it.
 """
 
-import math
 from typing import Final
 
 import torch
@@ -137,13 +136,17 @@ def slice_update(
 ) -> Tensor:
     places = _slices(x, begin, end, stride, begin_mask, end_mask, squeeze_mask)
     shape = [len(axis_places) for axis_places in places]
-    if update.numel() != math.prod(shape):
-        raise ProgramError(f"an update of shape {tuple(update.shape)} does not fit the slice of {tuple(shape)}")
+    alone = squeeze_mask or (False,) * x.dim()
+    wanted = [size for size, dropped in zip(shape, alone, strict=True) if not dropped]
+    if list(update.shape) != wanted:
+        raise ProgramError(f"an update of shape {tuple(update.shape)} does not fit the slice of {tuple(wanted)}")
     result = x.clone()
-    if all(places_.step == 1 for places_ in places):
+    if all(along.step == 1 for along in places):
         result[tuple(slice(p.start, p.stop) for p in places)] = update.reshape(shape)
         return result
-    grid = torch.meshgrid(*(torch.tensor(list(axis_places)) for axis_places in places), indexing="ij")
+    grid = torch.meshgrid(
+        *(torch.tensor(list(axis_places), dtype=torch.int64) for axis_places in places), indexing="ij"
+    )
     result[grid] = update.reshape(shape)
     return result
 

@@ -1,6 +1,7 @@
 """Every operator that the evaluator knows, against coremltools' own inference of values, torch, or numpy by hand."""
 
 import inspect
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -216,3 +217,11 @@ class _Nothing:
         if name in ("x", "weight", "shape", "dtype"):
             raise AttributeError(name)
         return None
+
+
+def test_the_page_lists_these_operators() -> None:
+    page = (Path(__file__).parents[3] / "docs/coreml.md").read_text(encoding="utf-8")
+    section = page[page.index("### Operators that can be evaluated") :]
+    rows = [line.split("|")[2] for line in section.splitlines() if line.startswith("| ") and line.count("|") == 4]
+    listed = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert listed == set(operators())
