@@ -9,6 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
@@ -22,6 +23,7 @@ from export.progress import Silent
 from export.spec import ExportSpec
 from export.weights import units
 from runtimes.artifact import DTYPE_BYTES, Artifact
+from runtimes.runner import open_runner
 from tests.exports import Listener, exported, small_spec, would_rebuild
 from tests.fixtures import TINY
 
@@ -73,7 +75,7 @@ def copy(small: ExportSpec, tmp_path: Path) -> ExportSpec:
 
 
 def test_a_bundle_holds_everything_that_must_travel(bundle: Bundle) -> None:
-    expected = {"LICENSE", "NOTICE", "README.md"}
+    expected = {"LICENSE", "NOTICE", "README.md", "oracle.json"}
     for backend in BACKENDS:
         inside = TEXT_FILES | MODEL_FILES[backend] | {"manifest.json", "reference.safetensors"}
         expected |= {f"{backend}/{name}" for name in inside}
@@ -84,6 +86,24 @@ def test_a_bundle_holds_everything_that_must_travel(bundle: Bundle) -> None:
 def test_nothing_of_the_making_is_left_behind(bundle: Bundle) -> None:
     left = {path.relative_to(bundle.path).as_posix() for path in bundle.path.rglob("*") if path.is_file()}
     assert left - set(bundle.files) == {"bundle.json", ".export.lock"}
+
+
+def test_the_oracle_asks_what_the_artifact_answers(artifact: Artifact, bundle: Bundle) -> None:
+    oracle = json.loads((bundle.path / "oracle.json").read_text())["artifacts"][artifact.manifest.backend]
+    assert oracle["artifact"] == artifact.manifest.artifact_hash()
+    assert oracle["tolerance"]["kind"] == "mean_kld"
+    runner, tokens, prompt = open_runner(artifact, 1), oracle["tokens"], oracle["prefill_tokens"]
+    asked = [tokens[:prompt], *([token] for token in tokens[prompt:])]
+    divergences = []
+    for position, part in zip(oracle["positions"], asked, strict=True):
+        logits = runner.forward(part)
+        assert runner.position == position["position"] + 1
+        expected = np.array(position["logits"]) - position["log_sum"]
+        ours = logits[position["ids"]] - np.logaddexp.reduce(logits.astype(np.float64))
+        assert (np.diff(expected) <= 0).all()
+        divergences.append(float((np.exp(expected) * (expected - ours)).sum()))
+    assert len(divergences) == 33
+    assert abs(np.mean(divergences)) <= 2 * oracle["tolerance"]["value"]
 
 
 def test_the_index_gives_bytes_by_file_and_in_all(bundle: Bundle) -> None:
@@ -286,7 +306,7 @@ def test_a_rebuilt_artifact_takes_the_damaged_ones_place(copy: ExportSpec) -> No
     bundle, _ = exported(copy)
     bundle.artifacts["onnx"].check_hashes()
     assert sorted(path.name for path in copy.out.iterdir()) == [
-        ".export.lock", "LICENSE", "NOTICE", "README.md", "bundle.json", "onnx",
+        ".export.lock", "LICENSE", "NOTICE", "README.md", "bundle.json", "onnx", "oracle.json",
     ]  # fmt: skip
 
 
