@@ -20,6 +20,7 @@ from benchmarks.capped import ProgramTimeoutError, run_capped
 from benchmarks.cases import Case, CaseFile, read_cases, write_cases
 from benchmarks.errors import BenchmarkError
 from benchmarks.record import Parity
+from benchmarks.tethered import tethered
 from runtimes.artifact import Artifact
 from runtimes.errors import ProjectError
 from runtimes.generate import prefill
@@ -62,7 +63,8 @@ def ask_oracle(artifact: Artifact, cases: Sequence[CaseFile], work: Path, *, tim
     """The oracle's answers, from a process of its own: nothing of it is in the memory of what is measured later."""
     wanted = CaseFile(cases=[case for file in cases for case in file.cases])
     write_cases(wanted, work / "oracle-cases.json")
-    command = [sys.executable, "-m", "benchmarks.oracle", str(artifact.path), str(work / "oracle-cases.json")]
+    words = [str(artifact.path.resolve()), str(work / "oracle-cases.json")]
+    command = tethered([sys.executable, "-m", "benchmarks.oracle", *words])
     try:
         finished = run_capped(command, timeout_s=timeout_s, max_stdout_bytes=MAX_OUTPUT_BYTES, directory=REPOSITORY)
     except ProgramTimeoutError as error:

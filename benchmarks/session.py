@@ -8,13 +8,13 @@ there no record. Each phase has a time limit, in the driver or here.
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from benchmarks import record
 from benchmarks.cases import CaseFile
@@ -190,14 +190,23 @@ def _attempt(device: Device, run: Run, cases: CaseFile, state: _State) -> record
         time.sleep(run.protocol.settle_s)
         before = _cooled(device, run.protocol)
         data = device.run(cases, case_timeout_s(run.protocol, cases))
-        row = _success(cases, _parsed(data, device.series), data, state)
+        stream = _parsed(data, device.series)
+        row = _success(cases, stream, data, state)
         hot = _hot(before) or _hot(device.environment())
-        return row.model_copy(update={"environment": before, "throttled": hot})
+        state.environment = _as_run(state.environment, stream)
+        return row.model_copy(update={"environment": _as_run(before, stream), "throttled": hot})
     except DeviceError as error:
         if isinstance(error, LostDeviceError) and not _answers(device):
             state.lost = f"the device was lost in case {cases.cases[0].case!r} and did not come back"
         row = _failure(cases, error.status, str(error), _evidence(device, state))
         return row.model_copy(update={"environment": before})
+
+
+def _as_run(environment: record.Environment, stream: Stream) -> record.Environment:
+    """The device's state with the threads and CPUs that the runner itself had."""
+    had = stream.start.effective
+    affinity = environment.affinity if had.affinity is None else tuple(had.affinity)
+    return environment.model_copy(update={"threads": had.threads, "affinity": affinity})
 
 
 def _cooled(device: Device, protocol: record.Protocol) -> record.Environment:
@@ -323,7 +332,15 @@ def _describe(artifact: Artifact) -> record.Artifact:
         weights=manifest.weights,
         size_bytes=sum(entry.bytes for entry in manifest.files),
         bytes_read_per_token=manifest.bytes_read_per_decoded_token,
+        quality=_quality(manifest.measured.quality),
     )
+
+
+def _quality(measured: Mapping[str, Any] | None) -> dict[str, float]:
+    """The figures of `measured.quality`, without their errors; nothing where the exporter measured none."""
+    figures = (measured or {}).get("figures")
+    found = {name: figure.get("value") for name, figure in figures.items()} if isinstance(figures, dict) else {}
+    return {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
 
 
 def _git() -> record.Git | None:

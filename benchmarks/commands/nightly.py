@@ -1,14 +1,16 @@
 """Run a night: the matrix of models, formats and devices, on owned phones and farms.
 
-Exit status: 0 every case of every job is ok, 1 something is not, 2 usage. Started again with the same night, it goes on
-where it was.
+Exit status: 0 every case of every job is ok, 1 something is not, 2 usage. It may be ended at any moment, and ends its
+runs with it; started again with the same night, it goes on where it was.
 """
 
 import argparse
 import json
 import re
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -39,12 +41,23 @@ def main(words: Sequence[str] | None = None) -> int:
     if options.plan:
         _print_plan(jobs, as_json=options.json)
         return 0
-    with open_store(options.store) as store:
-        night = Night(config=config, store=store, store_url=options.store, root=options.work_dir, say=_say)
+    with open_store(options.store) as store, _ends_at_once():
+        night = Night(config=config, store=store, store_url=options.store, root=options.work_dir.resolve(), say=_say)
         states = run_night(night, jobs)
     for state in states:
         sys.stdout.write(f"{state.model_dump_json() if options.json else _told(state)}\n")
     return 0 if all(state.state == "done" for state in states) else 1
+
+
+@contextmanager
+def _ends_at_once() -> Iterator[None]:
+    """Whoever ends a night need not wait for its threads: what is on disk is whole, and its processes are tethered."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,7 +5,6 @@ into a known state, takes an artifact, runs one case a process, and is left as i
 way is a `DeviceError` whose `status` is what the record says of the case; every call has a time limit.
 """
 
-import ast
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -150,7 +149,5 @@ def open_device(kind: str, options: DeviceOptions) -> Device:
 
 
 def _defines_open_device(place: Path) -> bool:
-    tree = ast.parse(place.read_text(encoding="utf-8"))
-    return place.name != "__init__.py" and any(
-        isinstance(node, ast.FunctionDef) and node.name == "open_device" for node in tree.body
-    )
+    # not by `ast`, which CPython 3.11 can't run in two threads at once
+    return place.name != "__init__.py" and "\ndef open_device(" in place.read_text(encoding="utf-8")

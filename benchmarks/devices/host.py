@@ -25,6 +25,7 @@ from benchmarks.devices import (
 from benchmarks.runner_end import check_end, is_sealed
 from benchmarks.stream import MAX_STREAM_BYTES
 from benchmarks.stream_events import Series
+from benchmarks.tethered import tethered
 from runtimes.artifact import Artifact
 
 __all__ = ["HostDevice", "open_device"]
@@ -41,7 +42,7 @@ class HostDevice:
     series: Series = "host"
 
     def __init__(self, runner: Sequence[str] | None = None, environment: Mapping[str, str] | None = None) -> None:
-        self._runner = [sys.executable, "-m", "benchmarks.host_runner"] if runner is None else list(runner)
+        self._runner = tethered([sys.executable, "-m", "benchmarks.host_runner"]) if runner is None else list(runner)
         self._variables = environment or {}
         self._work = Path(tempfile.mkdtemp(prefix="qwen-edge-host-"))
         self._artifact: Artifact | None = None

@@ -1,7 +1,8 @@
 """Owned phones, and this machine: a job is `python -m benchmarks run` in a process of its own.
 
 The phones are a pool: jobs of different devices run side by side, jobs of one device one after the other. The record on
-the process's stdout is the result; its exit status only says where to look when there is none.
+the process's stdout is the result; its exit status only says where to look when there is none. A night that is killed
+takes its process with it, which cleans up after itself.
 """
 
 import subprocess
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from benchmarks.farms import FarmError, Poll, Work, parsed_settings
 from benchmarks.protocol import COLD_LOADS, case_timeout_s
 from benchmarks.record import RunRecord, read_record
+from benchmarks.tethered import run_tethered
 
 __all__ = ["Local", "open_farm"]
 
@@ -113,7 +115,7 @@ def _run(work: Work, place: Path) -> None:
     unfinished = place.with_suffix(".part")
     with unfinished.open("wb") as out, (work.folder / LOG).open("wb") as log:
         try:
-            subprocess.run(_command(work), stdout=out, stderr=log, timeout=limit_s, check=False)
+            run_tethered(_command(work), stdout=out, stderr=log, timeout_s=limit_s)
         except subprocess.TimeoutExpired as error:
             raise FarmError(f"the run took longer than {limit_s:g} s; it was ended", "timeout") from error
     if unfinished.stat().st_size:

@@ -1,8 +1,10 @@
 """The commands that reach an iPhone: pymobiledevice3 anywhere, `xcrun devicectl` for copying and launching on a Mac.
 
 Both are called as programs, so that each call has a time limit and an answer of bounded size; pymobiledevice3's own
-functions wait for ever in places. Nothing here was run against an iPhone: options are checked against the installed
-pymobiledevice3, those of devicectl are from Apple's `xcrun devicectl help` (Xcode 15 and later).
+functions wait for ever in places. Nothing here was run against an iPhone. Options of pymobiledevice3 are checked
+against the installed one. Those of devicectl (Xcode 15 and later) were written from memory, and compared since with
+scripts in public repositories that call it (`device copy to` and `from` an appDataContainer, `device process launch`
+with `--terminate-existing`, the app's own words behind its identifier); never with Apple's help text, nor on a Mac.
 """
 
 import sys

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.nightly.plan import ExportJob
+from benchmarks.tethered import run_tethered
 from runtimes.artifact import Artifact, artifact_manifests
 from runtimes.errors import ProjectError
 
@@ -78,9 +79,7 @@ def _export(job: ExportJob, out: Path, limit_s: float) -> str | None:
     log = out.parent / f"{job.name}.log"
     with log.open("wb") as file:
         try:
-            ended = subprocess.run(
-                command(job, out), cwd=REPOSITORY, stdout=file, stderr=file, timeout=limit_s, check=False
-            ).returncode
+            ended = run_tethered(command(job, out), stdout=file, stderr=file, timeout_s=limit_s, directory=REPOSITORY)
         except subprocess.TimeoutExpired:
             return f"the export took longer than {limit_s:g} s; its output is in {log.name}"
     if ended == 0:

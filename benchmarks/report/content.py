@@ -253,8 +253,7 @@ def _artifact(record: RunRecord) -> str:
 
 def _quality(record: RunRecord) -> float | None:
     """The mean divergence from the float model, where the artifact's manifest has it."""
-    found = [value for name, value in sorted(record.artifact.quality.items()) if "kld" in name]
-    return found[0] if found else None
+    return record.artifact.quality.get("mean_kld")
 
 
 def _time(record: RunRecord) -> int:

@@ -5,6 +5,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ import pytest
 from benchmarks import page_cache
 from benchmarks.devices import DeviceError, DeviceOptions, TooHotError, known_devices, open_device
 from benchmarks.devices.host import HostDevice
+from benchmarks.farms.collected import NOTHING_TO_CHECK
 from benchmarks.record import Environment, RunRecord
-from runtimes.artifact import Artifact
+from runtimes.artifact import Artifact, Measured
 from tests.benchmarks.device_runs import run_on, warm_case
 from tests.runtimes.tiny_onnx import write_artifact
 
@@ -61,6 +63,20 @@ def test_every_case_of_a_host_run_is_ok_and_right(made: RunRecord) -> None:
     assert made.validity.valid, made.validity.violations
     assert made.series == "host"
     assert made.device.kind == "host"
+
+
+def test_threads_and_cpus_are_those_that_the_runner_had(made: RunRecord) -> None:
+    assert made.environment.threads == 1
+    assert all(case.environment is not None and case.environment.threads == 1 for case in made.cases)
+    assert made.environment.affinity == tuple(sorted(os.sched_getaffinity(0)))
+
+
+def test_the_quality_that_the_exporter_measured_stands_in_the_record(artifact: Artifact, tmp_path: Path) -> None:
+    figures = {"mean_kld": {"value": 0.01, "standard_error": 0.001}, "max_kld": {"value": 0.5}, "odd": {"value": None}}
+    measured = Measured(parity=None, quality={"how": "eager", "figures": figures})
+    known = replace(artifact, manifest=replace(artifact.manifest, measured=measured))
+    made, _ = run_on(HostDevice(), known, tmp_path / "s.sqlite", [], oracle=NOTHING_TO_CHECK)
+    assert made.artifact.quality == {"mean_kld": 0.01, "max_kld": 0.5}
 
 
 def test_a_cold_load_is_measured_with_the_files_out_of_the_page_cache(made: RunRecord) -> None:
