@@ -2,9 +2,9 @@
 
 A decoded token moves its weights and state from memory and multiplies each weight once. With a cost for a byte and for
 an operation that gives a floor to compare measurements with, and an order between artifacts on one kind of device. The
-defaults are round figures for a phone of the middle twenties: LPDDR5 at 4 pJ a bit with its interface, an int8
-multiply-add in a CPU's vector unit with its instruction at 2 pJ (Horowitz, ISSCC 2014, scaled to 4 nm). They are within
-a factor of two or three of any one phone: what they are good for is ratios.
+defaults are round assumptions without a source: 4 pJ for a bit from LPDDR5 with its interface, 2 pJ for an int8
+multiply-add in a CPU's vector unit with its instruction. Nobody has compared them with a phone; they are good for
+ratios between artifacts, and a user who knows a device's costs gives those.
 """
 
 from dataclasses import dataclass

@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 from adbutils._utils import adb_path
 
+from export.bundle import Bundle
+from export.spec import ExportSpec
 from tests.devices_lane import adbd as adbd_device
 from tests.devices_lane.adbd import Adbd, wait_until
 from tests.devices_lane.debian import UnavailableError, unpacked
 from tests.devices_lane.network import PrivateNetwork, private_network
 from tests.devices_lane.phone import Phone, booted, make_image
+from tests.exports import exported
 
 # read before tests/conftest.py moves the caches away: this one is worth keeping
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qwen-edge" / "devices"
@@ -106,3 +109,11 @@ def phone(booted_phone: Phone) -> Phone:
     """The virtual phone: on battery, cool, drawing little; `set_power` changes that."""
     booted_phone.rest()
     return booted_phone
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The tiny trained model, exported for both runtimes of Android phones."""
+    out = tmp_path_factory.mktemp("export") / "bundle"
+    spec = ExportSpec(target="android", model="tiny", out=out, scheme="int4", method="rtn", context_length=256)
+    return exported(spec)[0]

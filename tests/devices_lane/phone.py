@@ -117,7 +117,7 @@ def booted(image: Image, work: Path) -> Iterator[Phone]:
     console = work / "console.log"
     command = [qemu, "-machine", "virt,gic-version=3", "-accel", "tcg", "-cpu", "cortex-a76", "-smp", "2"]
     command += ["-m", str(MEMORY_MIB), "-display", "none", "-monitor", "none", "-serial", f"file:{console}"]
-    command += ["-no-reboot", "-kernel", str(image.kernel), "-initrd", str(image.initramfs)]
+    command += ["-kernel", str(image.kernel), "-initrd", str(image.initramfs)]
     command += ["-append", "console=ttyAMA0 quiet panic=-1 rdinit=/init"]
     command += ["-nic", f"user,model=e1000,restrict=on,hostfwd=tcp:127.0.0.1:{PORT}-:5555"]
     quiet = subprocess.DEVNULL

@@ -5,35 +5,31 @@ Each fault must give its row, with the status and reason that name it, in bounde
 
 import os
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from adbutils._utils import adb_path
 
-from benchmarks.android.adb import Adb, bundled_adb
 from benchmarks.cases import CaseFile
-from benchmarks.devices import DeviceOptions
 from benchmarks.devices.android import ROOT, AndroidDevice
 from benchmarks.oracle import Oracle, answer_cases
-from benchmarks.record import CaseRecord, RunRecord
+from benchmarks.record import RunRecord
+from export.bundle import Bundle
 from runtimes.artifact import Artifact
 from tests.benchmarks.device_runs import run_on, warm_case
 from tests.devices_lane.conftest import CACHE, await_device
 from tests.devices_lane.debian import UnavailableError
 from tests.devices_lane.network import PrivateNetwork
-from tests.devices_lane.phone import Phone
+from tests.devices_lane.phone import BOOT_SECONDS, Phone
+from tests.devices_lane.phone_runs import NO_HANG_S, WROTE, device_on, long_case, meanwhile, only, shell
 from tests.devices_lane.runner import built
-from tests.runtimes.tiny_onnx import write_artifact
 
 pytestmark = pytest.mark.devices
 
-NO_HANG_S = 200.0
 FILLER = "/data/local/tmp/filler"
+LONG_PROMPT = [(7 * index) % 2000 for index in range(100)]  # more than one chunk of the prefill
 
 
 @pytest.fixture(scope="session")
@@ -47,19 +43,15 @@ def runner(network: PrivateNetwork) -> Path:
 
 
 @pytest.fixture(scope="session")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    return Artifact.open(write_artifact(tmp_path_factory.mktemp("artifact")))
-
-
-def long_case(name: str = "long", seconds: float = 8, **changes: object) -> CaseFile:
-    """Generations for some seconds, with the battery looked at meanwhile."""
-    settings = {"kind": "sustained", "duration_ms": round(seconds * 1000), "sample_interval_ms": 100}
-    return warm_case(name, warm_ups=0, samples=["battery", "thermal"], **{**settings, **changes})
+def artifact(bundle: Bundle) -> Artifact:
+    """The tiny trained model as ONNX Runtime gets it."""
+    return bundle.artifacts["onnx"]
 
 
 @pytest.fixture(scope="session")
 def oracle(artifact: Artifact) -> Oracle:
-    cases = [warm_case(), warm_case("second"), long_case(), long_case("again")]
+    """This machine's answers to the cases below."""
+    cases = [warm_case(), warm_case("second"), warm_case("chunks", prompt=LONG_PROMPT), long_case(), long_case("again")]
     return answer_cases(artifact, [case for file in cases for case in file.cases])
 
 
@@ -74,45 +66,6 @@ def device(phone: Phone, runner: Path) -> Iterator[AndroidDevice]:
     assert shell(phone, "pidof runner") == "", "a runner is left"
 
 
-def device_on(phone: Phone, runner: Path, reconnect_s: float = 40.0) -> AndroidDevice:
-    return AndroidDevice(
-        Adb(program=bundled_adb(), serial=phone.serial), DeviceOptions(runner=runner, reconnect_s=reconnect_s)
-    )
-
-
-def shell(phone: Phone, script: str) -> str:
-    """What a script on the phone prints, by an adb of its own."""
-    command = [adb_path(), "-s", phone.serial, "shell", script]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=90).stdout.strip()
-
-
-@contextmanager
-def meanwhile(phone: Phone, act: Callable[[], object], after_s: float = 3.0) -> Iterator[None]:
-    """Do something once the runner has run for a while; what goes wrong there fails the test."""
-    failures: list[BaseException] = []
-
-    def wait_and_act() -> None:
-        try:
-            deadline = time.monotonic() + NO_HANG_S
-            while not shell(phone, "pidof runner"):
-                assert time.monotonic() < deadline, "the runner never started"
-                time.sleep(0.2)
-            time.sleep(after_s)
-            act()
-        except BaseException as error:  # noqa: BLE001 (handed to the test's thread)
-            failures.append(error)
-
-    thread = threading.Thread(target=wait_and_act)
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join(NO_HANG_S)
-    assert not thread.is_alive()
-    if failures:
-        raise failures[0]
-
-
 Rows = Callable[..., RunRecord]
 
 
@@ -120,26 +73,27 @@ Rows = Callable[..., RunRecord]
 def run(device: AndroidDevice, artifact: Artifact, oracle: Oracle, tmp_path: Path) -> Rows:
     """Return a function that runs cases and gives the record, in bounded time."""
 
-    def measured(cases: list[CaseFile] | None = None, on: AndroidDevice | None = None, **changes: float) -> RunRecord:
+    def measured(
+        cases: list[CaseFile] | None = None,
+        on: AndroidDevice | None = None,
+        no_hang_s: float = NO_HANG_S,
+        **changes: float,
+    ) -> RunRecord:
         began = time.monotonic()
         made, _ = run_on(on or device, artifact, tmp_path / "store", cases, keep=True, oracle=oracle, **changes)
-        assert time.monotonic() - began < NO_HANG_S
+        assert time.monotonic() - began < no_hang_s
         return made
 
     return measured
 
 
-def only(made: RunRecord) -> CaseRecord:
-    (row,) = made.cases
-    return row
-
-
 def test_a_whole_run_has_the_hosts_tokens_and_never_counts_as_a_phone(run: Rows) -> None:
-    made = run([warm_case(), warm_case("second", kind="cold", warm_ups=0, repeats=1, drop_page_cache=True)], repeats=2)
+    cold = warm_case("second", kind="cold", warm_ups=0, repeats=1, drop_page_cache=True)
+    made = run([warm_case(), cold, warm_case("chunks", prompt=LONG_PROMPT)])
+    assert [row.status for row in made.cases] == ["ok"] * 3, [row.reason for row in made.cases]
+    compared = [(row.parity.compared_tokens, row.parity.first_difference) for row in made.cases if row.parity]
+    assert compared == [(24, None), (12, None), (24, None)]
     first = made.cases[0]
-    assert first.status == "ok", first.reason
-    assert first.parity is not None
-    assert (first.parity.compared_tokens, first.parity.first_difference) == (24, None)
     assert made.device.kind == "vm"
     assert any("pretended" in violation for violation in made.validity.violations)
     assert (made.series, first.effective_backend) == ("adb-shell", "onnx")
@@ -194,15 +148,30 @@ def test_a_full_phone_takes_no_artifact(phone: Phone, run: Rows) -> None:
 
 
 def test_a_phone_that_fills_up_during_a_run_is_full(phone: Phone, run: Rows) -> None:
-    with meanwhile(phone, lambda: shell(phone, f"cat /dev/zero > {FILLER}"), after_s=1):
-        row = only(run([long_case(seconds=20)]))
+    shell(phone, f"dd if=/dev/zero of={FILLER} bs=1M count=250")  # most of it before: an emulated phone writes slowly
+    with meanwhile(phone, lambda: shell(phone, f"dd if=/dev/zero bs=64k >> {FILLER}"), once=WROTE):
+        row = only(run([long_case(seconds=40)]))
     assert row.status == "disk_full", row.reason
 
 
 def test_a_runner_killed_during_a_run_is_killed(phone: Phone, run: Rows) -> None:
-    with meanwhile(phone, lambda: shell(phone, "kill -9 $(pidof runner)"), after_s=6):
-        made = run([long_case(seconds=20), long_case("again", seconds=1)])
+    with meanwhile(phone, lambda: shell(phone, "kill -9 $(pidof runner)"), once=WROTE):
+        made = run([long_case(seconds=30), long_case("again", seconds=1)])
     assert [row.status for row in made.cases] == ["killed", "ok"], [row.reason for row in made.cases]
+    killed = made.cases[0]
+    assert "signal 9" in str(killed.reason)
+    assert any('"stop"' in line for line in killed.events), "what the runner had written is evidence"
+    assert not killed.metrics
+
+
+def test_a_phone_that_starts_anew_during_a_run_is_lost(phone: Phone, runner: Path, run: Rows) -> None:
+    restart = "setsid sh -c 'sleep 1; echo b > /proc/sysrq-trigger' >/dev/null 2>&1 </dev/null &"
+    with meanwhile(phone, lambda: shell(phone, restart), once=WROTE):
+        row = only(
+            run([long_case(seconds=20)], on=device_on(phone, runner, reconnect_s=BOOT_SECONDS), timeout_s=BOOT_SECONDS)
+        )
+    assert row.status == "lost_device"
+    assert "started anew" in str(row.reason)
 
 
 def test_a_runner_that_stands_still_is_timed_out(phone: Phone, run: Rows) -> None:

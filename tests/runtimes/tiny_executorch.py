@@ -1,6 +1,7 @@
 """A tiny real `.pte` with the contract of ExecuTorch's text runner: a decayed sum and attention over a cache, as state.
 
-Written with torch's own export and ExecuTorch's LLM operators, without our exporter.
+Written with torch's own export and ExecuTorch's LLM operators, without our exporter. Without attention it uses none of
+those, and XNNPACK does the products: a model for runtimes that lack them.
 """
 
 import hashlib
@@ -18,7 +19,8 @@ from tests.runtimes.tiny_onnx import TEMPLATE, reference_case, tiny_tokenizer
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
     from executorch.extension.llm.custom_ops import custom_ops as _operators  # noqa: F401 (registers llama::)
 
 from safetensors.numpy import save_file
@@ -34,8 +36,9 @@ ASCII = [*map(chr, range(33, 127)), "Ġ", "Ċ"]  # the stock runner's binding ca
 class TinyModel(torch.nn.Module):
     """Tokens and a position in, the last token's logits out."""
 
-    def __init__(self, vocab_size: int) -> None:
+    def __init__(self, vocab_size: int, *, attention: bool = True) -> None:
         super().__init__()
+        self.attention = attention
         generator = torch.Generator().manual_seed(0)
 
         def random(*shape: int) -> torch.nn.Parameter:
@@ -46,7 +49,7 @@ class TinyModel(torch.nn.Module):
         self.query, self.key, self.value, self.out = (random(HIDDEN, HIDDEN) for _ in range(4))
         self.head = random(HIDDEN, vocab_size)
         self.register_buffer("sum", torch.zeros(1, 1, HIDDEN))
-        for name in ("key_cache", "value_cache"):
+        for name in ("key_cache", "value_cache") if attention else ():
             self.register_buffer(name, torch.zeros(1, CONTEXT_LENGTH, HEADS, HIDDEN // HEADS))
 
     def forward(self, tokens: torch.Tensor, input_pos: torch.Tensor) -> torch.Tensor:
@@ -58,6 +61,12 @@ class TinyModel(torch.nn.Module):
         sums = powers @ x + (DECAY ** (steps + 1).to(torch.float32))[None, :, None] * before
         self.sum.copy_(sums[:, -1:])
         x = x + sums
+        if self.attention:
+            x = self.attend(x, input_pos)
+        return x[:, -1:] @ self.head
+
+    def attend(self, x: torch.Tensor, input_pos: torch.Tensor) -> torch.Tensor:
+        count = x.shape[1]
         start = input_pos[0].item()
         torch._check(start >= 0)
         torch._check(start < CONTEXT_LENGTH)
@@ -65,8 +74,7 @@ class TinyModel(torch.nn.Module):
         torch.ops.llama.update_cache(key, self.key_cache, start)
         torch.ops.llama.update_cache(value, self.value_cache, start)
         mixed = torch.ops.llama.custom_sdpa(query, self.key_cache, self.value_cache, start, None, 0.0, True)
-        x = x + mixed.reshape(1, count, HIDDEN) @ self.out
-        return x[:, -1:] @ self.head
+        return x + mixed.reshape(1, count, HIDDEN) @ self.out
 
 
 def all_logits(model: TinyModel, tokens: list[int]) -> NDArray[np.float32]:
@@ -89,11 +97,16 @@ def export_program(model: TinyModel, eos_token_ids: list[int]) -> bytes:
             "enable_dynamic_shape": True,
             "get_eos_ids": eos_token_ids,
         }
-        edge = to_edge(program, constant_methods=constants, compile_config=EdgeCompileConfig(_check_ir_validity=False))
+        edge = to_edge_transform_and_lower(
+            program,
+            partitioner=None if model.attention else [XnnpackPartitioner()],
+            constant_methods=constants,
+            compile_config=EdgeCompileConfig(_check_ir_validity=False),
+        )
         return bytes(edge.to_executorch(ExecutorchBackendConfig(emit_mutable_buffer_names=True)).buffer)
 
 
-def state_entries() -> list[dict[str, Any]]:
+def state_entries(*, attention: bool = True) -> list[dict[str, Any]]:
     """The state tensors, as a manifest lists them."""
     cache = [1, CONTEXT_LENGTH, HEADS, HIDDEN // HEADS]
     rows: list[tuple[str, str, list[int], int | None]] = [
@@ -113,17 +126,17 @@ def state_entries() -> list[dict[str, Any]]:
             "output_name": None,
             "token_axis": axis,
         }
-        for name, kind, shape, axis in rows
+        for name, kind, shape, axis in (rows if attention else rows[:1])
     ]
 
 
-def write_artifact(directory: Path) -> Path:
+def write_artifact(directory: Path, *, attention: bool = True) -> Path:
     """A whole ExecuTorch artifact in a directory."""
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer = tiny_tokenizer(ASCII)
     vocab_size = tokenizer.get_vocab_size()
     eos = [tokenizer.token_to_id("<|im_end|>"), tokenizer.token_to_id("<|endoftext|>"), EARLY_TOKEN]
-    model = TinyModel(vocab_size).eval()
+    model = TinyModel(vocab_size, attention=attention).eval()
     random = np.random.default_rng(5)
     cases = {"prompt": random.integers(0, vocab_size, 70), "long": random.integers(0, vocab_size, CONTEXT_LENGTH)}
     tensors: dict[str, NDArray[Any]] = {}
@@ -158,7 +171,7 @@ def write_artifact(directory: Path) -> Path:
         "reference_file": "reference.safetensors",
         "modalities": ["text"],
         "threads": 1,
-        "state": state_entries(),
+        "state": state_entries(attention=attention),
         "files": [
             {
                 "path": place.name,

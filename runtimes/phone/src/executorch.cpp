@@ -2,9 +2,12 @@
 // `input_pos` is 0, the contract of ExecuTorch's own text runner and of runtimes/executorch.py.
 #include <executorch/extension/module/module.h>
 #include <executorch/extension/tensor/tensor.h>
+#include <executorch/runtime/platform/platform.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <stdexcept>
+#include <string_view>
 #include <vector>
 
 #include "half.h"
@@ -31,10 +34,24 @@ using executorch::extension::from_blob;
 using executorch::extension::Module;
 using executorch::runtime::Error;
 
+// Which operators are missing is said in the library's log and nowhere else: "Missing operator: [3] llama::custom_sdpa.out".
+std::string missing_operators;
+
+void log(et_timestamp_t, et_pal_log_level_t level, const char*, const char*, size_t, const char* message, size_t length) {
+  const std::string_view said(message, length);
+  std::fprintf(stderr, "%c %.*s\n", static_cast<char>(level), static_cast<int>(said.size()), said.data());
+  const size_t bracket = said.find("] ");
+  if (!said.starts_with("Missing operator: [") || bracket == said.npos) return;
+  if (!missing_operators.empty()) missing_operators += ", ";
+  missing_operators += said.substr(bracket + 2);
+}
+
 void check(Error error, const std::string& what) {
   if (error == Error::Ok) return;
-  const std::string missing =
-      error == Error::OperatorMissing ? "; this build lacks an operator that the model uses, see runtimes/phone/README.md" : "";
+  const std::string missing = error == Error::OperatorMissing
+                                  ? "; this build lacks an operator that the model uses (" + missing_operators +
+                                        "), see runtimes/phone/README.md"
+                                  : "";
   throw std::runtime_error("executorch could not " + what + ": " + executorch::runtime::to_string(error) + missing);
 }
 
@@ -86,6 +103,8 @@ std::string runtime_name() { return "executorch"; }
 std::string runtime_version() { return QWEN_EDGE_EXECUTORCH_VERSION; }
 
 std::unique_ptr<Model> open_model(const Artifact& artifact, int threads) {
+  missing_operators.clear();
+  executorch::runtime::register_pal(executorch::runtime::PalImpl::create(log, __FILE__));
   ::executorch::extension::threadpool::get_threadpool()->_unsafe_reset_threadpool(static_cast<uint32_t>(threads));
   return std::make_unique<ExecutorchModel>(artifact);
 }

@@ -1,7 +1,7 @@
 """The other sources, and the order in which they are believed.
 
 Traces are built here with Perfetto's own protocol definitions after AOSP's description of `android.power`; none was
-recorded on a phone. The battery packets of a real `traced` are read in tests/devices_lane.
+recorded on a phone, and none by a real `traced`.
 """
 
 from pathlib import Path
