@@ -221,6 +221,63 @@ def test_what_was_not_measured_is_null_with_the_reason(name: str, lines: list[Li
     assert expected in reason(parsed(lines), name)
 
 
+# every figure of two streams; whatever is not in the list is null
+OF_PLAIN = {
+    "load_cold_ms": 250.0,
+    "ttft_ms": 100.0,
+    "prefill_tok_s": 400.0,
+    "tpot_ms": 60.0,
+    "tpot_p50_ms": 50.0,
+    "decode_tok_s": 1000 / 60,
+    "decode_p50_tok_s": 20.0,
+    "peak_pss_bytes": 7 * 1024,
+    "peak_rss_bytes": 14 * 1024,
+    "peak_rss_anon_bytes": 21 * 1024,
+    "peak_rss_file_bytes": 28 * 1024,
+    "peak_vm_hwm_bytes": 35 * 1024,
+    "peak_phys_footprint_bytes": 42,
+    "load_peak_pss_bytes": 7 * 1024,
+    "load_peak_rss_bytes": 14 * 1024,
+    "load_peak_rss_anon_bytes": 21 * 1024,
+    "load_peak_rss_file_bytes": 28 * 1024,
+    "load_peak_phys_footprint_bytes": 42,
+    "steady_pss_bytes": 4 * 1024,
+    "steady_rss_bytes": 8 * 1024,
+    "steady_rss_anon_bytes": 12 * 1024,
+    "steady_rss_file_bytes": 16 * 1024,
+    "steady_phys_footprint_bytes": 24,
+    "peak_temperature_c": 41.5,
+}
+OF_ONE_TOKEN = {
+    "load_cold_ms": 2.0,
+    "ttft_ms": 5.0,
+    "prefill_tok_s": 4000.0,
+    "peak_pss_bytes": 1024,
+    "peak_rss_bytes": 2 * 1024,
+    "peak_rss_anon_bytes": 3 * 1024,
+    "peak_rss_file_bytes": 4 * 1024,
+    "peak_vm_hwm_bytes": 5 * 1024,
+    "peak_phys_footprint_bytes": 6,
+    "steady_pss_bytes": 1024,
+    "steady_rss_bytes": 2 * 1024,
+    "steady_rss_anon_bytes": 3 * 1024,
+    "steady_rss_file_bytes": 4 * 1024,
+    "steady_phys_footprint_bytes": 6,
+}
+
+
+@pytest.mark.parametrize(("lines", "figures"), [(PLAIN, OF_PLAIN), (ONE_TOKEN, OF_ONE_TOKEN)], ids=["plain", "one"])
+@pytest.mark.parametrize("name", METRICS)
+def test_every_metric_of_a_plain_stream_and_of_one_token_is_what_paper_says(
+    name: str, lines: list[Line], figures: dict[str, float]
+) -> None:
+    found = case_metrics(parsed(lines))[name]
+    if name in figures:
+        assert found.value == pytest.approx(figures[name], rel=1e-9), found.reason
+    else:
+        assert found.reason, found.value
+
+
 @pytest.mark.parametrize("name", METRICS)
 def test_every_metric_of_an_empty_case_is_null(name: str) -> None:
     assert reason(parsed(EMPTY), name)
