@@ -8,7 +8,7 @@ order.
 
 import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
 
@@ -65,8 +65,7 @@ def parse_stream(data: bytes) -> Stream:
 def salvage_stream(data: bytes) -> Stream | None:
     """As many leading lines of a broken stream as make sense, or None: evidence, never a result."""
     events: list[Event] = []
-    stream = None
-    for number, line in enumerate(data[:MAX_STREAM_BYTES].splitlines(keepends=True)[:MAX_LINES], start=1):
+    for number, line in enumerate(data[:MAX_STREAM_BYTES].split(b"\n")[:MAX_LINES], start=1):
         try:
             event = _parse_line(number, line)
         except StreamError:
@@ -74,13 +73,25 @@ def salvage_stream(data: bytes) -> Stream | None:
         if isinstance(event, End):
             break
         events.append(event)
-    while events:
-        try:
-            stream = _stream(events, complete=False)
-            break
-        except StreamError:
-            events.pop()
-    return stream
+    events = _in_order(events)
+    return _stream(events, complete=False) if events and isinstance(events[0], Start) else None
+
+
+def _in_order(events: list[Event]) -> list[Event]:
+    """The events before the first that cannot stand where it does."""
+    seen = 0
+
+    def counted() -> Iterator[Event]:
+        nonlocal seen
+        for event in events:
+            seen += 1
+            yield event
+
+    try:
+        read_timeline(counted(), complete=False)
+    except StreamError:
+        return events[: seen - 1]
+    return events
 
 
 def _split(data: bytes) -> list[bytes]:

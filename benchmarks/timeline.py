@@ -87,6 +87,7 @@ class _Reader:
         self.line = 0
         self.clock: dict[str, int] = {}
         self.cases: list[Case] = []
+        self.names: set[str] = set()
         self.samples: list[Sample] = []
         self.markers: list[Marker] = []
         self.errors: list[str] = []
@@ -105,6 +106,7 @@ class _Reader:
         self.submit = submit
         self.chunk: PrefillStart | None = None
         self.prefill: list[tuple[PrefillStart, PrefillEnd]] = []
+        self.prefilled = 0
         self.tokens: list[Token] = []
 
     def read(self, line: int, event: Event) -> None:
@@ -165,8 +167,9 @@ class _Reader:
         if isinstance(event, CaseStart):
             if self.case is not None:
                 self._refuse(event, f"case {self.case.case!r} has not ended")
-            if any(case.name == event.case for case in self.cases):
+            if event.case in self.names:
                 self._refuse(event, f"there was a case {event.case!r} already")
+            self.names.add(event.case)
             self.case = event
             self._begin_case()
             return
@@ -205,13 +208,14 @@ class _Reader:
                 self._refuse(event, f"the chunk started with {self.chunk.tokens} tokens at {self.chunk.position}")
             else:
                 self.prefill.append((self.chunk, event))
+                self.prefilled += event.tokens
             self.chunk = None
 
     def _written(self, event: Token | Stop) -> None:
         if self.submit is None or self.chunk is not None:
             self._refuse(event, "no generation is past its prompt")
-        elif (read := sum(chunk.tokens for chunk, _ in self.prefill)) != self.submit.prompt_tokens:
-            self._refuse(event, f"{read} tokens of a prompt of {self.submit.prompt_tokens} went in")
+        elif self.prefilled != self.submit.prompt_tokens:
+            self._refuse(event, f"{self.prefilled} tokens of a prompt of {self.submit.prompt_tokens} went in")
         said = event.index if isinstance(event, Token) else event.tokens
         if said != len(self.tokens):
             self._refuse(event, f"it counts {said}, there were {len(self.tokens)} tokens before it")

@@ -1,8 +1,11 @@
 """A runner's output is untrusted: what isn't a whole stream in a possible order is refused by name."""
 
 import io
+import itertools
 import json
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -234,6 +237,39 @@ def test_what_makes_sense_of_a_broken_stream_is_salvaged() -> None:
     assert not found.complete
     assert salvage_stream(b"adb: error: device offline\n") is None
     assert salvage_stream(b"") is None
+
+
+def many_cases(count: int) -> list[Line]:
+    bounds = [
+        (at(one, "case_start", case=f"c{one}", kind="warm"), at(one, "case_end", case=f"c{one}"))
+        for one in range(count)
+    ]
+    return [START, *itertools.chain.from_iterable(bounds)]
+
+
+def wrong_in_the_middle(count: int) -> list[Line]:
+    idle = [at(1, "marker", name="idle")]
+    return [START, *idle * count, at(1, "case_end", case="none"), *idle * count]
+
+
+@pytest.mark.parametrize(
+    ("make", "whole"),
+    [
+        (many_cases, True),
+        (wrong_in_the_middle, False),
+        (lambda count: case("warm", *generation(1, [(1, 1, 1)] * (count // 2), [1] * count)), True),
+    ],
+    ids=["many cases", "wrong in the middle", "a prompt in many chunks"],
+)
+def test_a_hostile_stream_costs_time_by_its_length_and_no_more(make: Callable[[int], list[Line]], whole: bool) -> None:
+    data = sealed(make(20_000))
+    began = time.process_time()
+    if whole:
+        parse_stream(data)
+    found = salvage_stream(data)
+    assert time.process_time() - began < 10  # a step for each pair of lines takes longer
+    assert found is not None
+    assert len(found.events) == (data.count(b"\n") - 1 if whole else 20_001)
 
 
 def test_the_writer_seals_what_several_threads_wrote() -> None:
