@@ -46,13 +46,13 @@ SPEED = Speed(
 )
 OPTIONS = tuple(SPEED.relative)
 TIED = (("in_proj_qkv", "in_proj_z"), ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-# a blob is a header of 64 bytes and its data, each aligned to 64
+# a blob is a header of 64 bytes and its data, each aligned to 64; the head's zero bias is half of `base_bytes`
 PACKING = Packing(
     scale_bytes={4: 2, 8: 2},
     row_block=None,
     float_bytes=2,
     layer_bytes=150_000,
-    base_bytes=200_000,
+    base_bytes=1_000_000,
     padding_bytes=128,
 )
 
