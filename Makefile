@@ -29,7 +29,7 @@ export: $(INSTALLED) ## export the tiny trained model for Android, verify it, an
 	done
 
 test: $(INSTALLED) ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 test-slow: $(INSTALLED) ## run the tests that take minutes or gigabytes
 	$(BIN)/python -m pytest -m "slow and not arm and not devices"

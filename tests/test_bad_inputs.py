@@ -190,7 +190,7 @@ TABLE: dict[str, BadInput] = {
     ),
     "unknown backend": BadInput(
         act=lambda at: run(at, backends=("tflite",)),
-        error=UnknownNameError, what="unknown", where="backend", found="'tflite'", next="executorch, onnx, onnx-portable",
+        error=UnknownNameError, what="unknown", where="backend", found="'tflite'", next="executorch, onnx",
     ),
     "unknown model": BadInput(
         act=lambda at: run(at, model="qwen2-7b", checkpoint=None),

@@ -59,7 +59,7 @@ def test_a_missing_target_is_wrong_usage_and_lists_the_known_ones(capsys: pytest
     with pytest.raises(SystemExit) as left:
         main(["--model", "tiny"])
     assert left.value.code == 2
-    assert capsys.readouterr().err.endswith("error: --target is missing; known: android\n")
+    assert capsys.readouterr().err.endswith("error: --target is missing; known: android, ios\n")
 
 
 @pytest.mark.parametrize(

@@ -46,13 +46,13 @@ SPEED = Speed(
 )
 OPTIONS = tuple(SPEED.relative)
 TIED = (("in_proj_qkv", "in_proj_z"), ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-# a blob is a header of 64 bytes and its data, each aligned to 64; the head's zero bias is half of `base_bytes`
+# a blob is a header of 64 bytes and its data, each aligned to 64
 PACKING = Packing(
     scale_bytes={4: 2, 8: 2},
     row_block=None,
     float_bytes=2,
     layer_bytes=150_000,
-    base_bytes=1_000_000,
+    base_bytes=170_000,
     padding_bytes=128,
 )
 
@@ -79,7 +79,8 @@ def check(layout: Layout, config: ModelConfig) -> None:  # noqa: ARG001 (every b
 
 def estimate_bytes(layout: Layout, config: ModelConfig, context_length: int) -> int:
     """At most what the model files take; a tied table is in the first package and in the last."""
-    found = PACKING.file_bytes(layout, config, context_length)
+    # the head has a bias of zeros, float16
+    found = PACKING.file_bytes(layout, config, context_length) + PACKING.float_bytes * config.vocab_size
     if found <= MOST_PACKAGE_BYTES or not config.tie_word_embeddings:
         return found
     (table,) = (unit for unit in units(config) if unit.name == EMBEDDING)
