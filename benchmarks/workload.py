@@ -23,7 +23,6 @@ PASSAGE = (
     "hills, and told him to watch it for a month and then to ask again. "
 )
 WARM_UP_TOKENS = 16
-WARM_UP_NEW_TOKENS = 4
 
 
 @dataclass(frozen=True, kw_only=True)

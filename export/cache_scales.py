@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from export.decoder import Activations, FullAttention, cache_scale_names
+from export.errors import QuantizationError
 from export.quality.reading import Reading, embed, load_reading_layer, run_layer
 from export.quantized import QuantizedCheckpoint
 
@@ -42,7 +43,7 @@ def with_cache_scales(store: QuantizedCheckpoint, tokens: Tensor, progress: Prog
             layer.mixer.round_keys, layer.mixer.round_values = largest
         hidden = run_layer(layer, reading, index, hidden)
         if isinstance(layer.mixer, FullAttention):
-            found |= {name: seen.scale() for name, seen in zip(cache_scale_names(index), largest, strict=True)}
+            found |= {name: seen.scale(name) for name, seen in zip(cache_scale_names(index), largest, strict=True)}
         progress(f"layer {index + 1} of {store.config.num_layers}", some.numel())
     return replace(store, cache_scales=found)
 
@@ -52,14 +53,20 @@ class _Largest(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen = 0.0
+        self.seen = torch.zeros(())
 
     def forward(self, x: Tensor) -> Tensor:
-        self.seen = max(self.seen, float(x.abs().max()))
+        self.seen = torch.maximum(self.seen, x.abs().max())  # a NaN stays
         return x
 
-    def scale(self) -> Tensor:
-        return torch.tensor([self.seen / LARGEST_CODE or 1.0])
+    def scale(self, name: str) -> Tensor:
+        """The scale (1,); raises QuantizationError where the text made something that is no number."""
+        if not self.seen.isfinite():
+            raise QuantizationError(
+                f"{name}: the calibration text made keys or values of {float(self.seen)}; check the checkpoint with "
+                "--scheme float, or give another --calibration"
+            )
+        return (self.seen / LARGEST_CODE if self.seen > 0 else torch.ones(())).reshape(1)
 
 
 def _names(store: QuantizedCheckpoint) -> list[str]:

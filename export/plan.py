@@ -207,7 +207,7 @@ def _check_activations(name: str, module: ModuleType, scheme: Scheme, spec: Expo
             f"{name} cannot multiply quantized weights with {scheme.activations} activations (scheme {spec.scheme!r}); "
             f"it does {', '.join(module.ACTIVATION_KINDS)}, so use another scheme, or --backend for one that can"
         )
-    if scheme.cache != "float" and scheme.cache not in getattr(module, "CACHE_KINDS", ()):
+    if scheme.cache not in getattr(module, "CACHE_KINDS", ("float",)):
         raise UnsupportedSchemeError(
             f"{name} cannot keep keys and values as {scheme.cache} (scheme {spec.scheme!r}); use a scheme with a float "
             "cache, or --backend onnx, which can"

@@ -11,7 +11,7 @@ from benchmarks.side_by_side.tiny_quality import TINY
 from export import user_cache
 from export.cache_scales import with_cache_scales
 from export.decoder import Activations, Decoder, FullAttention, cache_scale_names, text_positions
-from export.errors import UnsupportedSchemeError
+from export.errors import QuantizationError, UnsupportedSchemeError
 from export.materialize import load
 from export.plan import make_plan
 from export.quality.subjects import open_candidates, open_reference, quantized_subject
@@ -107,3 +107,18 @@ def test_the_scales_are_in_the_file_that_the_report_reads(bundle: Path) -> None:
         scales = json.loads(file.metadata()["cache_scales"])
     assert all(0 < value < 1e3 for value in scales.values())
     assert len(scales) == 2 * sum(tensor.kind == "key" for tensor in Artifact.open(bundle / "onnx").manifest.state)
+
+
+def test_a_key_that_is_no_number_is_refused_by_name(
+    store: QuantizedCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = QuantizedCheckpoint.plain
+
+    def with_nan(self: QuantizedCheckpoint, name: str) -> torch.Tensor:
+        found = plain(self, name)
+        return torch.full_like(found, torch.nan) if "k_norm" in name else found
+
+    monkeypatch.setattr(QuantizedCheckpoint, "plain", with_nan)
+    tokens = torch.zeros(1, 8, dtype=torch.int64)
+    with pytest.raises(QuantizationError, match=r"key_cache_scale: the calibration text made keys or values of nan"):
+        with_cache_scales(store, tokens, lambda *_: None)

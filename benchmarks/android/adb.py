@@ -80,13 +80,6 @@ class Adb:
             raise CorruptError(f"{self.serial}: {place} has more than {max_bytes} bytes") from error
         return finished.stdout
 
-    def is_there(self) -> bool:
-        """Whether the server calls the device present."""
-        try:
-            return self._call(["get-state"], SHELL_S).stdout.strip() == b"device"
-        except DeviceError:
-            return False
-
     def reconnect(self) -> None:
         """Ask for a device behind a network address once more; one behind a cable comes by itself."""
         if ":" not in self.serial:

@@ -13,12 +13,15 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+
+from benchmarks.errors import MissingPeerError
 
 __all__ = ["Figure", "figures", "main"]
 
@@ -66,6 +69,8 @@ def figures(times_ms: dict[str, list[float]], base: str) -> list[Figure]:
 
 def open_genai(artifact: Path, prompt: list[int], threads: int) -> Step:
     """A step of onnxruntime-genai's greedy search after a prompt."""
+    if find_spec("onnxruntime_genai") is None:
+        raise MissingPeerError("genai", "onnxruntime_genai is not installed", "install this project's extra 'peers'")
     import onnxruntime_genai as genai
 
     config = genai.Config(str(artifact))
@@ -106,6 +111,13 @@ def open_ours(artifact: Path, prompt: list[int], threads: int) -> Step:
 
 
 OPEN = {"genai": open_genai, "ours": open_ours}
+NEEDED = {"genai": "genai_config.json", "ours": "manifest.json"}
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a count; give 1 or more")
+    return int(text)
 
 
 def measure(subjects: dict[str, Step], rounds: int, steps: int) -> dict[str, list[float]]:
@@ -128,13 +140,14 @@ def _subject(text: str) -> tuple[str, Path]:
     engine, _, path = text.partition("=")
     if engine not in OPEN or not path:
         raise argparse.ArgumentTypeError(f"{text!r} is not ENGINE=DIRECTORY, with ENGINE one of {', '.join(OPEN)}")
-    if not Path(path).is_dir():
-        raise argparse.ArgumentTypeError(f"{path}: no such directory; give an ONNX artifact")
+    needed = Path(path) / NEEDED[engine]
+    if not needed.is_file():
+        raise argparse.ArgumentTypeError(f"{needed}: no such file; give the directory of an ONNX artifact")
     return engine, Path(path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure from the command line: 0 done, 2 usage."""
+    """Measure from the command line: 0 done, 2 usage; raises a ProjectError where an engine can't open a file."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks decode-in-turn",
         description=__doc__,
@@ -145,10 +158,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--base", type=_subject, required=True, metavar="ENGINE=DIRECTORY", help="what is compared with"
     )
     parser.add_argument("--other", type=_subject, action="append", required=True, metavar="ENGINE=DIRECTORY")
-    parser.add_argument("--rounds", type=int, default=DEFAULT_ROUNDS, help="turns of each (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=DEFAULT_STEPS, help="tokens a turn (default: %(default)s)")
-    parser.add_argument("--prompt-tokens", type=int, default=DEFAULT_PROMPT, help="(default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=2, help="(default: %(default)s)")
+    parser.add_argument("--rounds", type=_positive, default=DEFAULT_ROUNDS, help="turns of each (default: %(default)s)")
+    parser.add_argument("--steps", type=_positive, default=DEFAULT_STEPS, help="tokens a turn (default: %(default)s)")
+    parser.add_argument("--prompt-tokens", type=_positive, default=DEFAULT_PROMPT, help="(default: %(default)s)")
+    parser.add_argument("--threads", type=_positive, default=2, help="(default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(arguments)
     if options.prompt_tokens + options.steps * (options.rounds + 1) > CONTEXT_LENGTH:

@@ -74,7 +74,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         widen_checkpoint(options.source, options.out, options.hidden)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
 
 

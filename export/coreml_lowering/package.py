@@ -13,7 +13,7 @@ from typing import Any
 from coremltools.converters.mil.backend.mil.load import CoreMLProtoExporter
 from coremltools.converters.mil.mil import Program
 
-from export.coreml_lowering.weights import SPECIFICATION, WEIGHTS_FILE, Weight, WeightWriter
+from export.coreml_lowering.weights import SPECIFICATION, Weight, WeightWriter
 
 AUTHOR = "com.apple.CoreML"
 MODEL = "model.mlmodel"
@@ -43,11 +43,6 @@ def write_package(
         "rootModelIdentifier": identifiers["model"],
     }
     (package / "Manifest.json").write_text(json.dumps(manifest, indent=4) + "\n", encoding="utf-8")
-
-
-def weights_bytes(package: Path) -> int:
-    """Length of a package's weights."""
-    return (package / "Data" / AUTHOR / "weights" / WEIGHTS_FILE).stat().st_size
 
 
 def _describe(program: Program, translated: Any) -> Any:

@@ -66,7 +66,7 @@ def write_graph(
 ) -> tuple[WrittenState, ...]:
     """Write `path` and `path`.data, and return the state as the graph declares it."""
     state = state_tensors(request.config, request.context_length)
-    stored = tuple(_as_stored(entry, profile) for entry in state)
+    stored = tuple(_as_stored(entry) for entry in state)
     with fake_tensors():
         decoder = Decoder(request.config, request.layout, request.context_length, activations, fuse_quantized=False)
         program = _capture(decoder, state)
@@ -158,9 +158,9 @@ def _dtype(entry: StateTensor, activations: Activations) -> str:
     return "int8" if entry.kind in ("key", "value") and activations.cache == "int8" else "float32"
 
 
-def _as_stored(entry: StateTensor, profile: Profile) -> StateTensor:
-    """The state in the layout of the profile's operators: a channels-last convolution keeps (1, K - 1, C)."""
-    if entry.kind != "conv" or not profile.conv_state_channels_last:
+def _as_stored(entry: StateTensor) -> StateTensor:
+    """The state in the layout of the operators: the convolution keeps it channels-last, (1, K - 1, C)."""
+    if entry.kind != "conv":
         return entry
     batch, channels, width = entry.shape
     return replace(entry, shape=(batch, width, channels))

@@ -40,11 +40,9 @@ class PlainInitializer:
         self._source, self._name, self._recipe = source, name, recipe
         self._value: ir.Value | None = None
 
-    def value(self, emitter: Emitter, shape: tuple[int, ...] | None = None) -> ir.Value:
-        """The initializer; an operator that wants the same numbers under another shape says so."""
+    def value(self, emitter: Emitter) -> ir.Value:
         if self._value is None:
             array = self._source.tensor(self._recipe).contiguous().numpy()
-            array = array if shape is None else array.reshape(shape)
             self._value = emitter.add_initializer(self._source.data.write(self._name, array))
         return self._value
 

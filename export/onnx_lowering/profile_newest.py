@@ -225,4 +225,4 @@ TABLE: Mapping[Any, Emit] = {
     torch.ops.edge.sigmoid_gate.default: _sigmoid_gate,
 }
 
-PROFILE = Profile(oldest_runtime="1.30.0", opset=21, table=TABLE, conv_state_channels_last=True)
+PROFILE = Profile(oldest_runtime="1.30.0", opset=21, table=TABLE)

@@ -51,5 +51,4 @@ PROFILE = Profile(
     oldest_runtime="1.25.1",
     opset=23,
     table={**TABLE, torch.ops.edge.delta_gate.default: _delta_gate, torch.ops.edge.rotary.default: _rotary},
-    conv_state_channels_last=True,
 )

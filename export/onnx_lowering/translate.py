@@ -42,12 +42,11 @@ Emit = Callable[["Emitter", list[Any], fx.Node], list[Value]]
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """What a range of ONNX Runtime versions offers: operators by node, and how it keeps the convolution's state."""
+    """What a range of ONNX Runtime versions offers: operators by node."""
 
     oldest_runtime: str
     opset: int
     table: Mapping[Any, Emit]
-    conv_state_channels_last: bool
 
 
 @dataclass

@@ -7,7 +7,7 @@ This file has never run where it was written: on Linux coremltools has no Core M
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import coremltools as ct
 import numpy as np
@@ -15,9 +15,6 @@ from numpy.typing import NDArray
 
 from runtimes.coreml_engines import Arrays
 from runtimes.errors import RuntimeFailedError
-
-COMPUTE_UNITS: Final = ("CPU_ONLY", "CPU_AND_GPU", "CPU_AND_NE", "ALL")
-DEFAULT_UNIT: Final = "CPU_AND_NE"
 
 
 class CoreMl:

@@ -44,6 +44,9 @@ class Engine(Protocol):
         """Start a new sequence, read the prompt, then take `decode_steps` further steps of one token."""
 
 
+WARM_UP_NEW_TOKENS = 4
+
+
 def run(
     load: Callable[[Settings], Engine],
     description: str | None,
@@ -75,7 +78,7 @@ def run(
     started = time.perf_counter()
     engine = load(settings)
     load_s = time.perf_counter() - started
-    engine.generate(work["warm_up"]["text"], work["warm_up"]["ids"], 4)
+    engine.generate(work["warm_up"]["text"], work["warm_up"]["ids"], WARM_UP_NEW_TOKENS)
     timings = {}
     for prompt in work["prompts"]:
         last = prompt is work["prompts"][-1]

@@ -31,3 +31,19 @@ def test_an_unknown_engine_is_refused(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit, match="2"):
         main(["--base", "llama=x", "--other", "ours=y"])
     assert "ENGINE one of genai, ours" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--base", "genai={empty}", "--other", "ours={empty}"], "genai_config.json: no such file; give the directory"),
+        (["--base", "ours={empty}", "--other", "ours={empty}"], "manifest.json: no such file"),
+        (["--rounds", "0"], "'0' is not a count; give 1 or more"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_at_once(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([word.format(empty=tmp_path) for word in words])
+    assert said in capsys.readouterr().err
