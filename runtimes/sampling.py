@@ -1,22 +1,29 @@
 """From logits to a token: greedy, or drawn after the usual filters in the usual order.
 
 The order and the formulas are those of transformers (repetition penalty, temperature, top-k, top-p, min-p), so that the
-same settings mean the same distribution; the tests compare them value by value. Draws come from numpy's PCG64: a seed
-gives the same text on the same artifact, not the text that torch would give.
+same settings mean the same distribution; the tests compare them value by value.
+
+The same picks come out in Kotlin and Swift (`tests/golden/sampling.json`), so the arithmetic is one that each language
+has: penalty and temperature in float32; weights `exp(score - best)` in float64, best token first, added up one by one
+(top-p from the worst on); uniform numbers from SplitMix64. Only `exp` may differ, in its last bit.
 """
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
-from numpy.random import default_rng  # imported here, not at the first draw: it takes 60 ms
 from numpy.typing import NDArray
 
 from runtimes.errors import RuntimeFailedError, SamplingError
 
 Ids = NDArray[np.int64]
 Scores = NDArray[np.float32]
+Weights = NDArray[np.float64]
+
+SEED_BITS: Final = 63  # a seed fits a signed 64-bit integer of any language
+MASK: Final = 2**64 - 1
 
 
 def _check(name: str, value: Any, valid: bool, wanted: str) -> None:
@@ -42,10 +49,31 @@ class Sampling:
         _check("min_p", self.min_p, 0 <= self.min_p < 1, "at least 0 and below 1")
         penalty = self.repetition_penalty
         _check("repetition_penalty", penalty, penalty > 0 and np.isfinite(penalty), "above 0; 1 is none")
-        _check("seed", self.seed, self.seed is None or self.seed >= 0, "0 or more")
+        _check(
+            "seed", self.seed, self.seed is None or 0 <= self.seed < 2**SEED_BITS, f"0 or more, below 2**{SEED_BITS}"
+        )
 
 
 GREEDY = Sampling()
+
+
+class SplitMix64:
+    """Steele, Lea and Flood's generator: one 64-bit counter, mixed (OOPSLA 2014, "Fast splittable ...")."""
+
+    def __init__(self, seed: int) -> None:
+        self._state = seed
+
+    def bits(self) -> int:
+        """The next 64 bits."""
+        self._state = (self._state + 0x9E3779B97F4A7C15) & MASK
+        mixed = self._state
+        mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+        mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & MASK
+        return mixed ^ (mixed >> 31)
+
+    def uniform(self) -> float:
+        """The next number in [0, 1), a multiple of 2**-53."""
+        return (self.bits() >> 11) * 2.0**-53
 
 
 class Sampler:
@@ -53,7 +81,7 @@ class Sampler:
 
     def __init__(self, sampling: Sampling) -> None:
         self.sampling = sampling
-        self._random = default_rng(sampling.seed)
+        self._random = SplitMix64(secrets.randbits(SEED_BITS) if sampling.seed is None else sampling.seed)
 
     def choose(self, logits: Scores, history: Sequence[int]) -> int:
         """The next token; `history` is every token so far, prompt included, for the repetition penalty."""
@@ -64,8 +92,8 @@ class Sampler:
         if self.sampling.temperature == 0:
             return best
         ids, kept = candidates(scores, self.sampling)
-        cumulative = np.cumsum(probabilities(kept), dtype=np.float64)
-        drawn = np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right")
+        cumulative = np.cumsum(weights(kept))
+        drawn = np.searchsorted(cumulative, self._random.uniform() * cumulative[-1], side="right")
         return int(ids[min(int(drawn), ids.size - 1)])
 
 
@@ -91,10 +119,9 @@ def penalize(logits: Scores, history: Sequence[int], penalty: float) -> Scores:
     return penalized
 
 
-def probabilities(scores: Scores) -> Scores:
-    """Softmax."""
-    shifted = np.exp(scores - scores.max())
-    return np.asarray(shifted / shifted.sum(), dtype=np.float32)
+def weights(scores: Scores) -> Weights:
+    """How likely tokens are against the best one, which comes first and has weight 1."""
+    return np.exp(scores.astype(np.float64) - np.float64(scores[0]))
 
 
 def _top_k(scores: Scores, k: int) -> Ids:
@@ -109,16 +136,12 @@ def _top_p(ids: Ids, scores: Scores, p: float) -> Ids:
     """The shortest run of best tokens whose probability reaches p; at least one."""
     if p == 1:
         return ids
-    worse = probabilities(scores)[::-1].cumsum()[::-1]  # the probability of this token and all worse ones
-    keep = worse > np.float32(1 - p)
+    worse = weights(scores)[::-1].cumsum()[::-1]  # the weight of this token and all worse ones
+    keep = worse > (1 - p) * worse[0]
     keep[0] = True
     return np.asarray(ids[keep])
 
 
 def _min_p(ids: Ids, scores: Scores, p: float) -> Ids:
     """The tokens at least p times as likely as the best one."""
-    if p == 0:
-        return ids
-    chances = probabilities(scores)
-    keep = chances >= np.float32(p) * chances[0]
-    return np.asarray(ids[keep])
+    return ids if p == 0 else np.asarray(ids[weights(scores) >= p])
