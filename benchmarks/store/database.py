@@ -61,9 +61,12 @@ def writing(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """One consistent view."""
-    with guarded(engine), engine.connect() as connection, connection.begin():
-        yield connection
+    """One consistent view: PostgreSQL would show each statement what others wrote since the last."""
+    with guarded(engine), engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            connection = connection.execution_options(isolation_level="REPEATABLE READ")
+        with connection.begin():
+            yield connection
 
 
 @contextmanager

@@ -62,7 +62,7 @@ def cluster() -> Iterator[str]:
         os.chown(folder, user.pw_uid, user.pw_gid)
         data = folder / "data"
         _run(user, bin_dir / "initdb", "-D", data, "-U", "lab", "-A", "trust", "-E", "UTF8", "--no-sync")
-        options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c shared_buffers=16MB"
+        options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c shared_buffers=16MB -c fsync=off"
         control = bin_dir / "pg_ctl"
         _run(user, control, "-D", data, "-o", options, "-l", folder / "log", "-w", "start")
         try:
