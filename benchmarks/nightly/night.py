@@ -44,7 +44,7 @@ class Night:
     root: Path
     say: Callable[[str], None]
     limit_s: float = 8 * 3600.0
-    export: Callable[[ExportJob, Path], Mapping[str, Artifact | str]] = make_bundle
+    export: Callable[[ExportJob, Path, Callable[[str], None]], Mapping[str, Artifact | str]] = make_bundle
 
 
 def run_night(night: Night, jobs: Sequence[Job]) -> list[JobState]:
@@ -67,8 +67,7 @@ def run_night(night: Night, jobs: Sequence[Job]) -> list[JobState]:
 def _export_all(night: Night, jobs: Sequence[Job]) -> dict[tuple[str, str], Artifact | str]:
     artifacts: dict[tuple[str, str], Artifact | str] = {}
     for export in dict.fromkeys(job.export for job in jobs):
-        night.say(f"exporting {export.name}")
-        made = night.export(export, night.root / EXPORTS)
+        made = night.export(export, night.root / EXPORTS, night.say)
         artifacts.update({(export.name, backend): found for backend, found in made.items()})
     return artifacts
 

@@ -78,7 +78,7 @@ class Lab:
         settings: dict[str, Any] = {"store": self.store, "store_url": None, "root": self.folder / "nightly"}
         return Night(config=config, say=self.said.append, export=self.export, **{**settings, **changes})
 
-    def export(self, job: ExportJob, _root: Path) -> Mapping[str, Artifact | str]:
+    def export(self, job: ExportJob, _root: Path, _say: Callable[[str], None]) -> Mapping[str, Artifact | str]:
         return dict.fromkeys(job.backends, self.failing or self.artifact)
 
     def commands(self) -> list[str]:
@@ -178,8 +178,10 @@ def export_job() -> Job:
 
 def test_the_exporters_own_words_are_the_reason(tmp_path: Path) -> None:
     """The real exporter, asked for a model that it doesn't know."""
-    (reason,) = exports.make_bundle(export_job().export, tmp_path).values()
+    said: list[str] = []
+    (reason,) = exports.make_bundle(export_job().export, tmp_path, said.append).values()
     assert isinstance(reason, str)
+    assert [": exporting, " in line for line in said] == [True]
     assert "ended with status" in reason
     assert "none-such" in reason
 
@@ -202,19 +204,30 @@ def damage(place: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "sources", "kept"),
+    ("change", "sources", "why"),
     [
-        (lambda _: None, "abc", True),
-        (lambda _: None, "other sources", False),
-        (lambda _: None, None, False),
-        (lambda place: damage(next(place.rglob("*.onnx"))), "abc", False),
-        (lambda place: (place / exports.NOTE).unlink(), "abc", False),
+        (lambda _: None, "abc", None),
+        (lambda _: None, "other sources", "sources have changed"),
+        (lambda _: None, None, "not committed"),
+        (lambda place: damage(next(place.rglob("*.onnx"))), "abc", "was altered"),
+        (lambda place: next(place.rglob("manifest.json")).unlink(), "abc", "not those that were noted"),
+        (lambda place: (place / exports.NOTE).unlink(), "abc", "for the first time"),
     ],
-    ids=["nothing changed", "sources changed", "sources unknown", "a file damaged", "no note"],
+    ids=["nothing changed", "sources changed", "sources unknown", "a file damaged", "no manifest", "no note"],
 )
 def test_a_bundle_is_used_again_only_where_nothing_changed(
-    bundle: tuple[ExportJob, Path], change: Callable[[Path], object], sources: str | None, kept: bool
+    bundle: tuple[ExportJob, Path], change: Callable[[Path], object], sources: str | None, why: str | None
 ) -> None:
     job, root = bundle
     change(root / job.name)
-    assert (exports._kept(job, root / job.name, sources) is not None) == kept
+    kept = exports._kept(job, root / job.name, sources)
+    assert (why is None) == isinstance(kept, dict)
+    assert why is None or why in str(kept)
+
+
+def test_a_bundle_that_is_used_again_is_not_called_exported(bundle: tuple[ExportJob, Path]) -> None:
+    job, root = bundle
+    said: list[str] = []
+    made = exports.make_bundle(job, root, said.append, hashed=lambda: "abc")
+    assert [type(found) for found in made.values()] == [Artifact]
+    assert said == [f"{job.name}: used again, nothing it was made from has changed"]
