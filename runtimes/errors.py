@@ -15,6 +15,7 @@ ProjectError
 ├── SamplingError
 ├── ChatTemplateError
 ├── ConversationError
+├── ImageError
 └── TokenizerError
 """
 
@@ -81,3 +82,7 @@ class ConversationError(ProjectError):
 
 class TokenizerError(ProjectError):
     """The tokenizer file cannot be read, or does not fit the model."""
+
+
+class ImageError(ProjectError):
+    """A file holds no image that can be read safely, or one that the model cannot take."""

@@ -1,0 +1,1 @@
+"""The vision tower: its config, its export-friendly form, and where its weights come from."""

@@ -1,0 +1,21 @@
+"""How an image becomes patches: what a manifest says, and what every app must do alike (docs/vision.md)."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSpec:
+    """The numbers of the preprocessing; sizes in pixels, `mean` and `std` of values between 0 and 1, RGB."""
+
+    patch_size: int
+    temporal_patch_size: int
+    merge_size: int
+    min_pixels: int
+    max_pixels: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @property
+    def factor(self) -> int:
+        """Both sides of a resized image are multiples of this: the side of one token."""
+        return self.patch_size * self.merge_size
