@@ -51,7 +51,7 @@ class TokenizerPackageError(ExportError):
 
 def write_qwen_tokenizer(directory: Path, chat_template: str) -> None:
     """Write tokenizer.json, tokenizer_config.json, generation_config.json and chat_template.jinja."""
-    user_cache.write_atomically(directory / "tokenizer.json", _tokenizer_json())
+    user_cache.write_atomically(directory / "tokenizer.json", tokenizer_json())
     user_cache.write_atomically(directory / "tokenizer_config.json", _json(_tokenizer_config()))
     user_cache.write_atomically(directory / "generation_config.json", _json(_generation_config()))
     user_cache.write_atomically(directory / "chat_template.jinja", chat_template.encode())
@@ -59,7 +59,7 @@ def write_qwen_tokenizer(directory: Path, chat_template: str) -> None:
 
 def build_tokenizer(ranks: Mapping[bytes, int]) -> Tokenizer:
     """Return the tokenizer whose BPE ranks these are."""
-    letters = _byte_letters()
+    letters = byte_letters()
 
     def spell(token: bytes) -> str:
         return "".join(letters[byte] for byte in token)
@@ -103,7 +103,7 @@ def _vocabulary_file() -> Path:
     return path
 
 
-def _tokenizer_json() -> bytes:
+def tokenizer_json() -> bytes:
     """Return tokenizer.json, kept between runs: finding the merges takes seconds."""
     cached = user_cache.directory("tokenizer") / f"{RECIPE}-{user_cache.file_sha256(_vocabulary_file())}.json"
     if not cached.is_file():
@@ -123,7 +123,7 @@ def _parts_below(token: bytes, rank: int, ranks: Mapping[bytes, int]) -> list[by
     return parts
 
 
-def _byte_letters() -> dict[int, str]:
+def byte_letters() -> dict[int, str]:
     """Return GPT-2's printable letter for each byte: itself where printable, else the next code point from 256 on."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     hidden = [byte for byte in range(256) if byte not in printable]

@@ -44,7 +44,7 @@ from runtimes.artifact import Artifact, parse_manifest
 from runtimes.errors import ManifestError, ManifestVersionError, NotAnArtifactError, ProjectError
 from tests.fixtures import TINY
 
-GOLDEN_MANIFEST = Path(__file__).parent / "runtimes" / "golden_manifest.json"
+GOLDEN_MANIFEST = Path(__file__).parent / "golden" / "manifest.json"
 LAYER = "model.language_model.layers.2.mlp.up_proj.weight"
 
 

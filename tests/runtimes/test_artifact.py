@@ -33,7 +33,7 @@ def test_a_manifest_survives_reading_and_writing(onnx_artifact: Path) -> None:
 
 def test_the_golden_manifest_reads_as_every_reader_must_read_it() -> None:
     """The Kotlin and Swift readers are tested with this file, too."""
-    text = (Path(__file__).parent / "golden_manifest.json").read_text()
+    text = (Path(__file__).parents[1] / "golden" / "manifest.json").read_text()
     manifest = parse_manifest(text.encode())
     assert manifest.to_json() == text
     assert manifest.runtime.oldest_version == "1.31"
