@@ -21,7 +21,11 @@ PROJECT = "qwen-edge"
 WHOLE = "all"
 NOT_PINNED = {PROJECT, "setuptools"}  # itself, and what each Python brings
 # wheels exist for these platforms only, or only these need them
+COREAI = "sys_platform == 'darwin' or (sys_platform == 'linux' and platform_machine == 'x86_64')"
 MARKERS = {
+    "coreai-core": COREAI,
+    "coreai-torch": COREAI,
+    "yuvio": COREAI,
     "coremltools": "sys_platform != 'win32'",
 }
 
