@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from export.operators import _differentiable as differentiable
 
-@torch.library.custom_op("edge::interpolate_rows", mutates_args=())
+
+@differentiable("edge::interpolate_rows")
 def interpolate_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     """Weighted sums of table rows: table (rows, C), rows int64 (N, 4), weights (N, 4) -> (N, C)."""
     return (functional.embedding(rows, table) * weights.unsqueeze(-1)).sum(1)
@@ -21,7 +23,7 @@ def _(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
     return table.new_empty((rows.shape[0], table.shape[1]))
 
 
-@torch.library.custom_op("edge::rotate_patches", mutates_args=())
+@differentiable("edge::rotate_patches")
 def rotate_patches(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary embedding over the whole head, halves apart: x (B, N, H, D), cos and sin (N, D / 2)."""
     first, second = x.chunk(2, dim=-1)
@@ -34,7 +36,7 @@ def _(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-@torch.library.custom_op("edge::full_attention", mutates_args=())
+@differentiable("edge::full_attention")
 def full_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """Every patch attends to every patch of its image: q, k, v (B, N, H, D) -> (B, N, H, D)."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, H, N, D)
