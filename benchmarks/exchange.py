@@ -2,13 +2,15 @@
 
 A v3 row has the columns of the table `oss_ci_benchmark_v3` (pytorch/test-infra, clickhouse_db_schema): one row a
 metric, extra facts as text. The table knows no null and no validity, so only what was measured in a valid run on a real
-device goes there. CSV has everything, with status and reason beside each value.
+device goes there, each figure from the pass that was made for it. CSV has everything, with status and reason beside
+each value.
 """
 
 import csv
 from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
+from benchmarks.passes import quotable
 from benchmarks.record import CaseRecord, Metric, RunRecord
 
 __all__ = ["CSV_COLUMNS", "oss_v3_rows", "write_csv"]
@@ -52,7 +54,7 @@ def oss_v3_rows(record: RunRecord, *, repo: str = "", branch: str = "") -> Itera
     for case in record.cases:
         if case.status != "ok":
             continue
-        for name, metric in _metrics(case).items():
+        for name, metric in _with_energy(case, quotable(case)).items():
             if metric.value is not None:
                 extra = {"case": case.case_id, "kind": case.kind}
                 value = {"name": name, "benchmark_values": [metric.value], "target_value": 0.0, "extra_info": extra}
@@ -66,7 +68,8 @@ def write_csv(records: Iterable[RunRecord], file: IO[str]) -> int:
     lines = 0
     for record in records:
         for case in record.cases:
-            for name, metric in (_metrics(case) or {"": Metric(value=None, reason=case.reason)}).items():
+            metrics = _with_energy(case, case.metrics) or {"": Metric(value=None, reason=case.reason)}
+            for name, metric in metrics.items():
                 writer.writerow([_cell(value) for value in _csv_line(record, case, name, metric)])
                 lines += 1
     return lines
@@ -148,12 +151,10 @@ def _texts(values: dict[str, object]) -> dict[str, str]:
     return {name: str(value) for name, value in values.items() if value is not None}
 
 
-def _metrics(case: CaseRecord) -> dict[str, Metric]:
-    """The case's metrics, with its energy as one of them."""
+def _with_energy(case: CaseRecord, metrics: dict[str, Metric]) -> dict[str, Metric]:
+    """Metrics of the case, with its measured energy as one of them."""
     per_token = None if case.energy is None else case.energy.joules_per_token
-    if per_token is None:
-        return dict(case.metrics)
-    return {**case.metrics, "joules_per_token": Metric(value=per_token)}
+    return metrics if per_token is None else {**metrics, "joules_per_token": Metric(value=per_token)}
 
 
 def _csv_line(record: RunRecord, case: CaseRecord, name: str, metric: Metric) -> list[object]:

@@ -180,10 +180,12 @@ class Energy(_Part):
 
 
 class PredictedEnergy(_Part):
-    """Not measured: bytes and operations times stated costs."""
+    """Not measured: what a decoded token moves and computes, times stated costs. Operations are multiply-adds."""
 
     joules_per_token: Annotated[float, Field(ge=0)]
     model: Label
+    bytes_per_token: Count
+    operations_per_token: Count
     costs: dict[Name, Finite]
 
 

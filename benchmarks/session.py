@@ -20,6 +20,7 @@ from benchmarks import record
 from benchmarks.cases import CaseFile
 from benchmarks.devices import CorruptError, Device, DeviceError, LostDeviceError, Report, TooHotError
 from benchmarks.energy.measure import measure_case
+from benchmarks.energy.predicted import predict
 from benchmarks.errors import StreamError
 from benchmarks.metrics import case_metrics, token_ids
 from benchmarks.oracle import Oracle, OracleError, ask_oracle, compare_tokens
@@ -191,7 +192,7 @@ def _attempt(device: Device, run: Run, cases: CaseFile, state: _State) -> record
         before = _cooled(device, run.protocol)
         data = device.run(cases, case_timeout_s(run.protocol, cases))
         stream = _parsed(data, device.series)
-        row = _success(cases, stream, data, state)
+        row = _success(run, cases, stream, data, state)
         hot = _hot(before) or _hot(device.environment())
         state.environment = _as_run(state.environment, stream)
         return row.model_copy(update={"environment": _as_run(before, stream), "throttled": hot})
@@ -240,7 +241,7 @@ def _parsed(data: bytes, series: Series) -> Stream:
     return stream
 
 
-def _success(cases: CaseFile, stream: Stream, data: bytes, state: _State) -> record.CaseRecord:
+def _success(run: Run, cases: CaseFile, stream: Stream, data: bytes, state: _State) -> record.CaseRecord:
     """The row of a sealed stream, which may still tell of an error."""
     wanted = cases.cases[0]
     found = next((case for case in stream.timeline.cases if case.name == wanted.case), None)
@@ -268,6 +269,7 @@ def _success(cases: CaseFile, stream: Stream, data: bytes, state: _State) -> rec
         parity_reason=None if parity is not None else _cut(state.no_oracle),
         energy=energy,
         energy_reason=None if no_energy is None else _cut(no_energy),
+        predicted_energy=predict(run.artifact.manifest, position=len(wanted.prompt) + wanted.new_tokens / 2),
         requested_backend=requested,
         effective_backend=effective,
     )

@@ -5,7 +5,7 @@ Exit status: 0 every case is ok, 1 a case failed or there is no record, 2 usage.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -13,6 +13,7 @@ from rich.table import Table
 
 from benchmarks import record
 from benchmarks.devices import DeviceOptions, known_devices, open_device
+from benchmarks.passes import quotable
 from benchmarks.protocol import COLD_LOADS, ENERGY_S, plan_cases
 from benchmarks.run_progress import showing
 from benchmarks.session import Run, measure
@@ -147,10 +148,12 @@ def _print(made: record.RunRecord, *, as_json: bool) -> None:
     for name in ("case", "status", *COLUMNS, "tokens"):
         table.add_column(name, no_wrap=True, justify="right" if name in COLUMNS else "left")
     for case in made.cases:
-        table.add_row(case.case_id, case.status, *(_figure(case, names) for names in COLUMNS.values()), _tokens(case))
+        found = quotable(case)
+        table.add_row(case.case_id, case.status, *(_figure(found, names) for names in COLUMNS.values()), _tokens(case))
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else PIPE_WIDTH)
     console.print(table, markup=False)
     notes = [_energy(case.case_id, case.energy) for case in made.cases if case.energy is not None]
+    notes += [_predicted(case.case_id, case.predicted_energy) for case in made.cases if case.predicted_energy]
     notes += [f"{case.case_id}: {case.status}: {case.reason}" for case in made.cases if case.reason]
     for note in [*notes, *(f"not valid: {violation}" for violation in made.validity.violations)]:
         console.print(note, markup=False, highlight=False)
@@ -161,15 +164,19 @@ def _energy(case: str, energy: record.Energy) -> str:
     return f"{case}: {energy.joules:.4g} J +- {energy.uncertainty_j:.2g} above idle by {energy.source}{each}"
 
 
+def _predicted(case: str, predicted: record.PredictedEnergy) -> str:
+    return f"{case}: {predicted.joules_per_token:.3g} J a token are predicted, not measured ({predicted.model})"
+
+
 def _title(made: record.RunRecord) -> str:
     device, artifact = made.device, made.artifact
     return f"{artifact.model} {artifact.scheme} {artifact.backend} on {device.model or device.kind} ({made.run_id})"
 
 
-def _figure(case: record.CaseRecord, names: Sequence[str]) -> str:
+def _figure(metrics: Mapping[str, record.Metric], names: Sequence[str]) -> str:
     """The first of these metrics that has a value."""
     for name in names:
-        metric = case.metrics.get(name)
+        metric = metrics.get(name)
         if metric is not None and metric.value is not None:
             return f"{metric.value / MEGABYTE if name.endswith('_bytes') else metric.value:.4g}"
     return "-"

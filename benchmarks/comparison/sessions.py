@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.metrics import METRICS
+from benchmarks.passes import Pass, pass_of
 from benchmarks.record import CaseRecord, RunRecord
 
 __all__ = ["BETTER", "GATES", "Figure", "Side", "differences", "gates_of", "gather", "pool_name"]
 
-# which figures decide, by kind of case; those of a pass that samples memory are its memory alone
-GATES = {
+# which figures decide, by the pass that a case belongs to
+GATES: dict[Pass, tuple[str, ...]] = {
     "cold": ("load_cold_ms",),
     "warm": ("ttft_ms", "prefill_tok_s", "decode_tok_s", "joules_per_token"),
     "memory": ("peak_pss_bytes", "peak_phys_footprint_bytes"),
@@ -104,8 +105,7 @@ def differences(base: Sequence[RunRecord], candidate: Sequence[RunRecord]) -> li
 
 def gates_of(case: CaseRecord) -> tuple[str, ...]:
     """The figures of a case that decide."""
-    sampled = any(metric.value is not None for name, metric in case.metrics.items() if name.startswith("steady_"))
-    return GATES["memory" if case.kind == "warm" and sampled else case.kind]
+    return GATES[pass_of(case)]
 
 
 def pool_name(case: CaseRecord) -> str:

@@ -2,7 +2,8 @@
 
 One pass over the records, so that a store of any size is read once and no record is held. A group is what may share a
 curve: one device, one series, one model in one format, one protocol. Only records of real machines (`host`, `physical`)
-make groups; those of virtual machines and emulators are counted for correctness alone.
+make groups; those of virtual machines and emulators are counted for correctness alone. A figure is taken from the pass
+that was made for it and from no other (`benchmarks.passes`); what is predicted has a list of its own.
 """
 
 import hashlib
@@ -10,15 +11,18 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
-from benchmarks.record import CaseRecord, Metric, Protocol, RunRecord
+from benchmarks.passes import is_timed, quotable
+from benchmarks.record import CaseRecord, Metric, PredictedEnergy, Protocol, RunRecord
 from benchmarks.report.labels import ORDER, label_of
 from benchmarks.report.traces import pace, read_events, temperature
 from benchmarks.roofline import bandwidth_share
 
 __all__ = ["Group", "Trouble", "collect"]
 
+K = TypeVar("K")
+V = TypeVar("V")
 REAL_KINDS = ("host", "physical")
 DIGITS = 5
 # what a page shows at most of each; the counts beside them are of all
@@ -74,6 +78,7 @@ class _Columns:
     violations: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
     virtual: dict[tuple[str, str, str], Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     latest: dict[tuple[int, str], tuple[int, CaseRecord]] = field(default_factory=dict)
+    predicted: dict[tuple[int, str], tuple[int, PredictedEnergy]] = field(default_factory=dict)
     synthetic: bool = False
 
 
@@ -96,6 +101,10 @@ def collect(records: Iterable[RunRecord], bandwidths: Mapping[str, float] | None
             {"group": group, "case": case, "metric": metric, "reason": _cut(reason)}
             for (group, case, metric), (_, reason) in columns.reasons.items()
             if reason is not None
+        ],
+        "predicted": [
+            {"group": group, "case": case, **made.model_dump(mode="json")}
+            for (group, case), (_, made) in columns.predicted.items()
         ],
         "failures": [asdict(trouble) for trouble in _newest(columns.troubles)],
         "statuses": dict(columns.statuses),
@@ -149,19 +158,22 @@ def _add_case(columns: _Columns, record: RunRecord, run: int, group: int, case: 
     started = _time(record)
     column = columns.cases[case.case_id]
     column.run.append(run)
-    for name, metric in {**case.metrics, **_derived(record, case, columns.bandwidths)}.items():
+    for name, metric in {**quotable(case), **_derived(record, case, columns.bandwidths)}.items():
         _keep_newest(columns.reasons, (group, case.case_id, name), started, metric.reason)
         if metric.value is not None:
             values = column.values.setdefault(name, [])
             values.extend([None] * (len(column.run) - 1 - len(values)))
             values.append(float(f"{metric.value * label_of(name).scale:.{DIGITS}g}"))
-    before = columns.latest.get((group, case.case_id))
-    if before is None or before[0] <= started:
-        columns.latest[group, case.case_id] = (started, case)
+    key = (group, case.case_id)
+    _keep_newest(columns.latest, key, started, case)
+    if case.predicted_energy is not None and is_timed(case):
+        _keep_newest(columns.predicted, key, started, case.predicted_energy)
 
 
 def _derived(record: RunRecord, case: CaseRecord, bandwidths: Mapping[str, float]) -> dict[str, Metric]:
-    """What follows from a case's figures together with its energy, its artifact and its device."""
+    """What follows from a timed case's figures together with its energy, its artifact and its device."""
+    if not is_timed(case):
+        return {}
     rate, size = case.metrics.get("decode_tok_s"), record.artifact.bytes_read_per_token
     read = None if rate is None or rate.value is None or size is None else rate.value * size
     limit = bandwidths.get(record.device.model or "")
@@ -180,11 +192,9 @@ def _metric(value: float | None, otherwise: str) -> Metric:
     return Metric(value=None, reason=otherwise) if value is None else Metric(value=value)
 
 
-def _keep_newest(
-    kept: dict[tuple[int, str, str], tuple[int, str | None]], key: tuple[int, str, str], time: int, reason: str | None
-) -> None:
+def _keep_newest(kept: dict[K, tuple[int, V]], key: K, time: int, value: V) -> None:
     if key not in kept or kept[key][0] <= time:
-        kept[key] = (time, reason)
+        kept[key] = (time, value)
 
 
 def _add_virtual(columns: _Columns, record: RunRecord) -> None:

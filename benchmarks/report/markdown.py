@@ -17,6 +17,9 @@ FIGURES = (
     "decode_tok_s",
     "prefill_tok_s",
     "ttft_ms",
+    "sustained_tok_s",
+    "load_cold_ms",
+    "load_warm_ms",
     "peak_pss_bytes",
     "peak_vm_hwm_bytes",
     "peak_phys_footprint_bytes",
@@ -39,6 +42,7 @@ def markdown(content: Mapping[str, Any]) -> str:
         lines += ["**These records were generated: no device measured anything shown here.**", ""]
     for case in content["cases"]:
         lines += _case(content, case)
+    lines += _predicted(content)
     lines += _troubles(content)
     return "\n".join(lines).rstrip() + "\n"
 
@@ -58,7 +62,7 @@ def _case(content: Mapping[str, Any], case: str) -> list[str]:
     values = content["cases"][case]["values"]
     shown = [name for name in FIGURES if name in values]
     rows = [row for group in range(len(content["groups"])) if (row := _row(content, case, group, shown)) is not None]
-    if not rows:
+    if not rows or not shown:
         return []
     heads = ["device", "format", *(f"{names[name]['text']}, {names[name]['unit']}" for name in shown), "runs"]
     lines = [f"### {escape(case)}", "", f"Median of the last {LATEST} valid runs; – is not measured.", ""]
@@ -77,13 +81,39 @@ def _row(content: Mapping[str, Any], case: str, group: int, shown: Sequence[str]
     if not here:
         return None
     told = content["groups"][group]
-    weights = "" if told["weights"] == "trained" else f", {told['weights']} weights"
     return [
         escape(f"{told['device']}, {told['series']}"),
-        escape(f"{told['model']} {told['backend']} {told['scheme']}{weights}, {told['protocol']}"),
+        escape(f"{_format(told)}, {told['protocol']}"),
         *(_figure(column["values"][name], valid) for name in shown),
         f"{len(valid)} of {len(here)}",
     ]
+
+
+def _format(group: Mapping[str, Any]) -> str:
+    weights = "" if group["weights"] == "trained" else f", {group['weights']} weights"
+    return f"{group['model']} {group['backend']} {group['scheme']}{weights}"
+
+
+def _predicted(content: Mapping[str, Any]) -> list[str]:
+    """What no device was asked for: it is the same for all devices, and stands in no table with measured figures."""
+    rows = sorted(
+        {
+            (
+                escape(_format(content["groups"][row["group"]])),
+                escape(row["case"]),
+                f"{row['joules_per_token'] * 1e3:.3g}",
+                f"{row['bytes_per_token'] / 1e6:.4g}",
+                f"{row['operations_per_token'] / 1e6:.4g}",
+            )
+            for row in content["predicted"]
+        }
+    )
+    if not rows:
+        return []
+    lines = ["### Predicted energy, not measured", ""]
+    lines += ["What a decoded token moves and computes, times stated costs.", ""]
+    lines += ["| format | case | mJ/token | MB | million operations |", "| --- | --- | ---: | ---: | ---: |"]
+    return [*lines, *("| " + " | ".join(row) + " |" for row in rows[:MOST_ROWS]), ""]
 
 
 def _figure(values: Sequence[float | None], rows: Sequence[int]) -> str:

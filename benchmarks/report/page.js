@@ -225,6 +225,18 @@ function showTraces(chosen) {
   by("pace").parentElement.hidden = !picked.length;
 }
 
+// apart from what was measured: no device had a part in it
+function showPredicted(chosen) {
+  const labels = new Map(chosen.map((group) => [group.index, group.label]));
+  by("predicted").querySelector(".how").textContent = "What a decoded token moves and computes, times costs that are stated with each record; no device was asked.";
+  const millions = (name) => (row) => shown(row[name] / 1e6);
+  table(by("predicted").querySelector(".wide"), [
+    ["format", (row) => labels.get(row.group), "short"], ["case", (row) => row.case, "short"],
+    ["predicted, mJ/token", (row) => shown(row.joules_per_token * 1e3), "number"],
+    ["moved, MB/token", millions("bytes_per_token"), "number"], ["million operations/token", millions("operations_per_token"), "number"],
+  ], data.predicted.filter((row) => labels.has(row.group)), "Nothing was predicted for these.");
+}
+
 function showTables() {
   const counted = (id, how, columns, rows, empty) => {
     by(id).querySelector(".how").textContent = how;
@@ -258,6 +270,7 @@ function show() {
   showLatest(chosen, rows);
   showCharts(chosen, rows);
   showTraces(chosen);
+  showPredicted(chosen);
 }
 
 function start() {

@@ -64,12 +64,24 @@ def fits(value: Any, column: Any) -> bool:
 
 def test_rows_have_the_columns_of_pytorchs_table() -> None:
     rows = [json.loads(json.dumps(row)) for row in oss_v3_rows(run_record(1), repo="a/b")]
-    assert {row["metric"]["name"] for row in rows} >= {"ttft_ms", "decode_tok_s", "peak_pss_bytes"}
+    assert {row["metric"]["name"] for row in rows} >= {"ttft_ms", "decode_tok_s"}
     for row in rows:
         assert fits(row, TABLE), row
     values = {row["metric"]["name"]: row["metric"]["benchmark_values"] for row in rows}
     assert values["decode_tok_s"] == [50]
     assert rows[0]["runners"][0]["type"] == "Pixel 9"
+
+
+def test_each_row_comes_from_the_pass_that_measured_it() -> None:
+    warm = warm_case()
+    sampled = {**warm.metrics, "steady_pss_bytes": Metric(value=4e6)}
+    memory = warm.model_copy(update={"case_id": "memory-p8", "metrics": sampled})
+    found: dict[str, set[str]] = {}
+    for row in oss_v3_rows(run_record(1, warm, memory)):
+        found.setdefault(row["metric"]["extra_info"]["case"], set()).add(row["metric"]["name"])
+    assert found["memory-p8"] == {"peak_pss_bytes", "steady_pss_bytes"}
+    assert "decode_tok_s" in found["warm-p8"]
+    assert "peak_pss_bytes" not in found["warm-p8"], "two samples, at its start and its end, are no peak"
 
 
 def test_nulls_and_what_is_not_valid_stay_out_of_pytorchs_table() -> None:

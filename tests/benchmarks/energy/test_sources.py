@@ -4,6 +4,7 @@ Traces are built here with Perfetto's own protocol definitions after AOSP's desc
 recorded on a phone, and none by a real `traced`.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,10 @@ from benchmarks.energy.predicted import Costs, predict
 from benchmarks.energy.source import EnergyCounter, EnergyUnavailableError, PowerSamples, Window
 from benchmarks.stream_events import Event, event_adapter
 from benchmarks.timeline import read_timeline
+from runtimes.artifact import Artifact, Manifest, Quantization
 from tests.benchmarks.energy.profiles import BUSY, IDLE, LOADS, RUN, SECOND, UNPLUGGED, gauge, joules_above_idle
 from tests.benchmarks.streams import at, case, generation
+from tests.runtimes.tiny_onnx import write_artifact
 
 BOOT_AHEAD_NS = 7_000_000_000  # a phone that slept: boot time runs ahead of monotonic time
 
@@ -269,7 +272,27 @@ def test_a_stream_without_an_idle_window_has_no_energy() -> None:
     assert "no idle window" in str(measure_case(timeline, timeline.cases[0])[1])
 
 
-def test_a_prediction_is_bytes_and_operations_times_stated_costs() -> None:
-    found = predict(bytes_per_token=10**9, operations_per_token=10**9, costs=Costs(static_w=1.0), seconds_per_token=0.1)
-    assert found.joules_per_token == pytest.approx(0.032 + 0.002 + 0.1)
-    assert found.costs["joules_per_byte"] == 32e-12
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    return Artifact.open(write_artifact(tmp_path_factory.mktemp("artifact"))).manifest
+
+
+def test_a_prediction_is_bytes_and_operations_times_stated_costs(manifest: Manifest) -> None:
+    formats = {"a": "int8_g32", "b": "int4_g64", "c": "float"}
+    quantized = replace(
+        manifest,
+        bytes_read_per_decoded_token=10**9,
+        quantization=Quantization(formats=formats, activations="none"),
+    )
+    found = predict(quantized, position=0, costs=Costs(joules_per_byte=32e-12, joules_per_operation=2e-12))
+    assert (found.bytes_per_token, found.operations_per_token) == (10**9, 2 * 10**9)
+    assert found.joules_per_token == pytest.approx(0.032 + 0.004)
+    assert found.costs == {"joules_per_byte": 32e-12, "joules_per_operation": 2e-12}
+
+
+def test_a_prediction_counts_the_keys_and_values_so_far(manifest: Manifest) -> None:
+    cached = [entry for entry in manifest.state if entry.token_axis is not None]
+    assert cached
+    whole = manifest.context_length
+    grown = predict(manifest, position=whole).bytes_per_token - predict(manifest, position=0).bytes_per_token
+    assert grown == sum(entry.bytes for entry in cached)
