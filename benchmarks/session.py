@@ -90,8 +90,8 @@ def measure(
     device: Device, run: Run, journal: Journal, report: Report, *, warn: Callable[[str], None]
 ) -> record.RunRecord:
     """Run everything on a device that is there; `warn` is told what can't stand in a record."""
-    state = _begin(device)
     with _cleaned(device, run, warn):
+        state = _begin(device)
         failed = _get_ready(device, run, state, report)
         journal.begin_run(_record(run, state))
         for number, cases in enumerate(run.cases):

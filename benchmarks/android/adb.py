@@ -3,8 +3,7 @@
 The program is the one that the package adbutils brings, and calls go through it rather than through that package's
 Python: its file transfer has no time limit and drops the reason of a failure, and its search prefers whatever adb is in
 PATH. Debian's adb 29 answers 0 for a command whose daemon was killed, so every command ends with a line of our own that
-cannot be guessed, and only what stands before such a line is an answer. An old server is refused, too: it is the
-server that speaks to the phone.
+cannot be guessed, and only what stands before such a line is an answer.
 """
 
 import importlib.resources
@@ -16,12 +15,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.android.server import OLDEST_ADB
 from benchmarks.capped import Finished, OutputTooLargeError, ProgramTimeoutError, run_capped
 from benchmarks.devices import CorruptError, DeviceError, DeviceTimeoutError, DiskFullError, LostDeviceError
 
 __all__ = ["Adb", "Answer", "adb_version", "bundled_adb", "choose_serial"]
 
-OLDEST_ADB = 36
 SHELL_S = 30.0
 SERVER_S = 30.0
 CONNECT_S = 5.0
@@ -107,18 +106,11 @@ class Adb:
 
 
 def bundled_adb() -> Path:
-    """The adb that adbutils brings, its server running, and neither older than what tells the truth."""
+    """The adb that adbutils brings, not older than what tells the truth."""
     with importlib.resources.as_file(importlib.resources.files("adbutils.binaries") / "adb") as program:
         found = adb_version(program)
         if found[0] < OLDEST_ADB:
             raise DeviceError(f"{program}: version {found}; {OLDEST_ADB} or newer is needed: update adbutils")
-        run_capped([str(program), "start-server"], timeout_s=SERVER_S, max_stdout_bytes=MAX_ANSWER_BYTES)
-        status = run_capped([str(program), "server-status"], timeout_s=SERVER_S, max_stdout_bytes=MAX_ANSWER_BYTES)
-        server = re.search(rb'^version: "(\d+)\.', status.stdout, re.MULTILINE)
-        if server is None or int(server[1]) < OLDEST_ADB:
-            raise DeviceError(
-                f"the adb server that runs here is older than {OLDEST_ADB}; stop it by `adb kill-server` and try again"
-            )
         return program
 
 

@@ -15,6 +15,7 @@ from benchmarks import record
 from benchmarks.android import identity, processes
 from benchmarks.android.adb import Adb, adb_version, bundled_adb, choose_serial
 from benchmarks.android.files import LocalFile, free_bytes, push_files
+from benchmarks.android.server import ServerLease, hold_server
 from benchmarks.android.settings import Changed, make_ready, put_back
 from benchmarks.android.state import environment
 from benchmarks.cases import CaseFile, write_cases
@@ -39,8 +40,9 @@ class AndroidDevice:
 
     series: Series = "adb-shell"
 
-    def __init__(self, adb: Adb, options: DeviceOptions) -> None:
+    def __init__(self, adb: Adb, options: DeviceOptions, server: ServerLease | None = None) -> None:
         self._adb = adb
+        self._server = server
         self._options = options
         self._folder = f"{ROOT}/run-{secrets.token_hex(6)}"
         self._artifact = ""
@@ -107,7 +109,14 @@ class AndroidDevice:
         return self._collect()
 
     def clean_up(self, *, keep: bool) -> list[str]:
-        """No process, no setting and, unless kept, no file of ours stays."""
+        """No process, no setting, no server of ours and, unless kept, no file of ours stays."""
+        try:
+            return self._tidy_phone(keep=keep)
+        finally:
+            if self._server is not None:
+                self._server.end()
+
+    def _tidy_phone(self, *, keep: bool) -> list[str]:
         problems = self._end_runner()
         problems += put_back(self._adb, self._changed)
         folders = [self._folder, *([] if keep else self._pushed)]
@@ -172,4 +181,10 @@ def _violations(found: record.Environment) -> list[str]:
 def open_device(options: DeviceOptions) -> AndroidDevice:
     """The phone that adb sees, or the one of several that is named."""
     program = bundled_adb()
-    return AndroidDevice(Adb(program=program, serial=choose_serial(program, options.serial)), options)
+    server = hold_server(program)
+    try:
+        serial = choose_serial(program, options.serial)
+    except BaseException:
+        server.end()
+        raise
+    return AndroidDevice(Adb(program=program, serial=serial), options, server)

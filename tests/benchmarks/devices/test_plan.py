@@ -108,14 +108,7 @@ def test_a_program_that_leaves_a_child_behind_ends_all_the_same() -> None:
 
 
 def test_the_bundled_adb_tells_the_truth() -> None:
-    assert adb_version(bundled_adb_program())[0] >= 36
-
-
-def bundled_adb_program() -> Path:
-    """The program alone: starting a server is the lane's business."""
-    import adbutils.binaries
-
-    return Path(adbutils.binaries.__file__).parent / "adb"
+    assert adb_version(bundled_adb())[0] >= 36
 
 
 def test_an_old_adb_is_refused(tmp_path: Path) -> None:
@@ -126,7 +119,6 @@ def test_an_old_adb_is_refused(tmp_path: Path) -> None:
     old.write_text("#!/bin/sh\necho something\n")
     with pytest.raises(DeviceError, match="does not tell its version"):
         adb_version(old)
-    assert bundled_adb.__doc__
 
 
 def test_a_runner_is_found_by_runtime_and_architecture(tmp_path: Path) -> None:
