@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from export.calibration import kept_tokens
@@ -20,7 +19,7 @@ from export.config import parse_config
 from export.decoder import Activations
 from export.errors import QualityError
 from export.progress import Progress, Silent
-from export.quality import generations
+from export.quality import generations, warnings
 from export.quality.evaluate import Measurement, Subject, evaluate, places
 from export.quality.metrics import (
     BOOTSTRAP,
@@ -48,22 +47,18 @@ from export.quality.subjects import (
     weights_of,
 )
 from export.quality.texts import (
-    OVERLAP_TOKENS,
     Sequences,
     cut,
     default_texts,
-    guessing_nll,
     overlap,
     read_text,
     tokens_hash,
 )
 from export.quantized import QuantizedCheckpoint
-from export.random_checkpoint import MARK
 from export.schemes import Layout
 from export.weights import units
 
 FORMAT = 1
-FEW_BLOCKS = 20
 LEAST_TOKENS = 128
 
 
@@ -174,7 +169,13 @@ def make_report(options: Options, progress: Progress) -> Report:
         coverage={one.name: coverage(one.formats, reference) for one in candidates if one.formats},
         formats={one.name: {unit: str(form) for unit, form in one.formats.items()} for one in candidates},
         calibration_overlap=shared,
-        warnings=[*_warnings(work, candidates), *_overlap_warnings(shared), *_unreadable(work, noise)],
+        warnings=[
+            *warnings.of_candidates(candidates),
+            *warnings.of_amount(work.sequences),
+            *warnings.of_weights(reference.checkpoint),
+            *warnings.of_overlap(shared),
+            *warnings.of_reading(work.sequences, noise[0].by_text or {_first_text(work): noise[0].figures}),
+        ],
     )
 
 
@@ -392,39 +393,5 @@ def _shared_text(work: _Work, candidates: Sequence[Candidate]) -> dict[str, floa
     return found
 
 
-def _overlap_warnings(shared: Mapping[str, float | None]) -> list[str]:
-    return [
-        f"{name} was calibrated on {share:.1%} of this text (runs of {OVERLAP_TOKENS} tokens): its figures flatter it, "
-        "give another --text"
-        for name, share in shared.items()
-        if share
-    ]
-
-
-def _unreadable(work: _Work, noise: Sequence[Row]) -> list[str]:
-    """Texts on which the float model does worse than guessing: figures on them say little of what it is for."""
-    sequences, source = work.sequences, np.array(work.sequences.source)
-    whole = {sequences.names[sequences.source[0]]: noise[0].figures}
-    found = []
-    for name, figures in (noise[0].by_text or whole).items():
-        nats = figures["reference_nll"].value
-        guessing = guessing_nll(sequences.tokens[torch.from_numpy(source == sequences.names.index(name))])
-        if nats > guessing:
-            found.append(
-                f"the float model cannot read {name}: NLL {nats:.2f}, guessing by the text's own frequencies costs "
-                f"{guessing:.2f}; figures on it say little, give another --text"
-            )
-    return found
-
-
-def _warnings(work: _Work, candidates: Sequence[Candidate]) -> list[str]:
-    warnings = [warning for one in candidates for warning in one.warnings]
-    blocks = int(places(work.sequences).block.max()) + 1
-    if blocks < FEW_BLOCKS:
-        warnings.append(
-            f"{int(work.sequences.scored.sum())} tokens in {blocks} blocks: intervals from fewer than {FEW_BLOCKS} are "
-            "rough; raise --tokens or give a longer text"
-        )
-    if work.reference.checkpoint.config.get(MARK):
-        warnings.append("the float weights are random: these figures say how the machinery works, nothing of a model")
-    return warnings
+def _first_text(work: _Work) -> str:
+    return work.sequences.names[work.sequences.source[0]]
