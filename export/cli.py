@@ -30,6 +30,7 @@ from export.spec import (
     DEFAULT_SCHEME,
     DEFAULT_WORKERS,
     PLAIN_METHOD,
+    STATIC_METHOD,
     ExportSpec,
     parse_bytes,
 )
@@ -232,7 +233,7 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
         "--method",
         metavar="NAME",
         help=f"how weights are rounded: {known['quantize']} (default: {DEFAULT_METHOD} for 4 bits, "
-        f"{PLAIN_METHOD} for the rest and for random weights)",
+        f"{STATIC_METHOD} for static activations, {PLAIN_METHOD} for the rest and for random weights)",
     )
     add(
         "--backend",

@@ -25,7 +25,7 @@ from export.weights import EMBEDDING, HEAD, Unit, units
 
 L2_EPS = 1e-6  # modeling_qwen3_5.py `l2norm`; not a config field
 
-Field = Literal["codes", "scales", "weight", "plain", "one_plus", "negative_exp", "conv", "cos", "sin"]
+Field = Literal["codes", "scales", "weight", "plain", "grid", "one_plus", "negative_exp", "conv", "cos", "sin"]
 Rows = Literal["all", "query", "gate"]
 
 
@@ -50,12 +50,14 @@ class Activations:
     """What a runtime rounds besides weights.
 
     `kind` is what it does to inputs of quantized matrices (see `edge::linear`), `group_cap` bounds the block (ONNX).
-    With `cache` int8 keys and values are rounded as they enter the cache.
+    With `cache` int8 keys and values are rounded as they enter the cache. `static` names the grids that calibration
+    learned (export/static_grids.py): matrices that have one are "int8_static" instead.
     """
 
     kind: str = "none"
     group_cap: int = 0
     cache: CacheKind = "float"
+    static: frozenset[str] = frozenset()
 
     def group(self, in_features: int, group_size: int | None) -> int:
         """Inputs that share one activation scale in a matrix with that many inputs."""
@@ -83,10 +85,16 @@ class Matrix(nn.Module):
         super().__init__()
         out_features, in_features = shape
         self.form = form
+        self.parts = parts
         self.group_size = form.group_size or in_features
         self.activation = activations.kind
         self.activation_group = activations.group(in_features, form.group_size)
+        self.grid: Plain | None = None
         self.recipes: dict[str, Recipe] = {}
+        grid = input_grid_name(parts[0].unit)
+        if grid in activations.static:
+            self.activation = edge.STATIC
+            self.grid = Plain(grid, (2,), "grid")
         if form.is_float:
             self.register_buffer("weight", torch.empty(out_features, in_features))
             self.recipes["weight"] = Recipe(field="weight", parts=parts)
@@ -100,7 +108,14 @@ class Matrix(nn.Module):
         if self.form.is_float:
             return functional.linear(x, self.weight)
         product: Tensor = edge.linear(
-            x, self.codes, self.scales, self.form.bits, self.group_size, self.activation, self.activation_group
+            x,
+            self.codes,
+            self.scales,
+            self.form.bits,
+            self.group_size,
+            self.activation,
+            self.activation_group,
+            None if self.grid is None else self.grid(),
         )
         return product
 
@@ -398,6 +413,11 @@ class Decoder(nn.Module):
 def cache_scale_names(layer: int) -> tuple[str, str]:
     """The names under which a layer's scales of keys and values are stored."""
     return f"layers.{layer}.self_attn.key_cache_scale", f"layers.{layer}.self_attn.value_cache_scale"
+
+
+def input_grid_name(unit: str) -> str:
+    """The name under which the static grid of a matrix's inputs is stored; matrices with one input have equal ones."""
+    return f"{unit}.input_grid"
 
 
 def rope_table(config: ModelConfig, context_length: int, field: Literal["cos", "sin"]) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from export.backends import Lowered, WrittenState
 from export.calibration import Calibration
+from export.decoder import input_grid_name
 from export.output import flush_directory
 from export.plan import Build, Plan
 from export.sources import ResolvedCheckpoint
@@ -36,11 +37,14 @@ from runtimes.artifact import (
 )
 from runtimes.errors import ProjectError
 
-EXPORTER_VERSION = 2  # raise when the same inputs give other files
+EXPORTER_VERSION = 3  # raise when the same inputs give other files
 UNSEALED_NAME = "manifest.unsealed.json"
 ACTIVATIONS = {
     "int8_group": "int8, dynamic: symmetric for each block of inputs; behind 4 bits on ARM asymmetric for each token",
     "int8_token": "int8, dynamic: asymmetric for each token",
+}
+STATIC_ACTIVATIONS = {
+    "int8_group": "uint8, static: asymmetric, one grid for each input, MatMulIntegerToFloat",
 }
 TOOLCHAIN = ("torch", "onnx_ir", "onnxruntime", "executorch", "torchao", "coremltools", "safetensors", "tokenizers")
 
@@ -154,7 +158,14 @@ def _activations(build: Build, lowered: Lowered) -> str:
     """What the runtime really does to the inputs of quantized matrices."""
     if lowered.activations.kind == "none" or all(form.is_float for form in build.layout.values()):
         return lowered.float_activations
-    return ACTIVATIONS[lowered.activations.kind]
+    dynamic = ACTIVATIONS[lowered.activations.kind]
+    static = {unit for unit in build.layout if input_grid_name(unit) in lowered.activations.static}
+    if not static:
+        return dynamic
+    quantized = [unit for unit, form in build.layout.items() if not form.is_float]
+    kinds = ", ".join(sorted({unit.rpartition(".")[2] for unit in static}))
+    how = STATIC_ACTIVATIONS[lowered.activations.kind]
+    return f"{len(static)} of {len(quantized)} quantized matrices ({kinds}) {how}; the others {dynamic}"
 
 
 def write_unsealed(directory: Path, manifest: Manifest) -> Path:

@@ -19,6 +19,7 @@ from torch._library.custom_ops import CustomOpDef
 from torch.nn import functional
 
 FLOAT_BITS = 32
+STATIC = "int8_static"
 
 
 def _differentiable(name: str) -> Callable[[Callable[..., Any]], CustomOpDef]:
@@ -69,22 +70,40 @@ def _gradients(
 
 @torch.library.custom_op("edge::linear", mutates_args=())
 def linear(
-    x: Tensor, codes: Tensor, scales: Tensor, bits: int, group_size: int, activation: str, activation_group: int
+    x: Tensor,
+    codes: Tensor,
+    scales: Tensor,
+    bits: int,
+    group_size: int,
+    activation: str,
+    activation_group: int,
+    grid: Tensor | None = None,
 ) -> Tensor:
     """x (..., in) times quantized weights: int8 codes (out, in), float32 scales (out, in / group_size).
 
     `activation` is what the runtime does to x before the integer product: "none"; "int8_group", symmetric absmax/127
     over each `activation_group` inputs (ONNX Runtime MatMulNBits at accuracy_level 4, mlas/sqnbitgemm
     `QuantizeARow_CompInt8`); "int8_token", asymmetric over the whole row (XNNPACK qd8,
-    `xnn_f32_qd8_asymmetric_quantization_params`).
+    `xnn_f32_qd8_asymmetric_quantization_params`); "int8_static", asymmetric on `grid` (2,), a scale and a zero point in
+    -128..127 that calibration learned.
     """
     weight = dequantize(codes, scales)  # (out, in)
+    if activation == STATIC:
+        assert grid is not None
+        return functional.linear(round_to_grid(x, grid), weight)
     return functional.linear(quantize_activation(x, activation, activation_group), weight)
 
 
 @linear.register_fake
 def _(
-    x: Tensor, codes: Tensor, scales: Tensor, bits: int, group_size: int, activation: str, activation_group: int
+    x: Tensor,
+    codes: Tensor,
+    scales: Tensor,
+    bits: int,
+    group_size: int,
+    activation: str,
+    activation_group: int,
+    grid: Tensor | None = None,
 ) -> Tensor:
     return x.new_empty((*x.shape[:-1], codes.shape[0]))
 
@@ -358,6 +377,21 @@ def quantize_activation(x: Tensor, activation: str, group: int) -> Tensor:
     if activation == "int8_token":
         return _int8_asymmetric(x)
     raise ValueError(f"unknown activation {activation!r}; known: none, int8_group, int8_token")
+
+
+@_differentiable("edge::round_to_grid")
+def round_to_grid(x: Tensor, grid: Tensor) -> Tensor:
+    """x on a static 8-bit grid (2,), a scale and a zero point, and back to float32.
+
+    (clamp(round(x / scale) + zero, -128, 127) - zero) * scale, halves to even: ONNX's QuantizeLinear, and XNNPACK's.
+    """
+    scale, zero = grid[0], grid[1]
+    return (torch.clamp(torch.round(x / scale) + zero, -128.0, 127.0) - zero) * scale
+
+
+@round_to_grid.register_fake
+def _(x: Tensor, grid: Tensor) -> Tensor:
+    return torch.empty_like(x)
 
 
 def _int8_symmetric(x: Tensor, group: int) -> Tensor:

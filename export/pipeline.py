@@ -44,6 +44,7 @@ from export.quantize_checkpoint import Job, quantize_checkpoint
 from export.quantized import QuantizedCheckpoint, members_of
 from export.sources import ResolvedCheckpoint, resolve
 from export.spec import ExportSpec
+from export.static_grids import with_static_grids
 from export.tensors import text_tensors
 from export.text_files import TextFiles, copy_text_files, read_text_files
 
@@ -148,6 +149,11 @@ def make_artifact(inputs: Inputs, calibration: Calibration | None, build: Build,
         assert calibration is not None
         progress.stage(f"{build.backend}: scales of the KV cache", inputs.plan.config.num_layers, "layer")
         store = with_cache_scales(store, calibration.tokens, lambda name, _: progress.step(name, 1))
+    if inputs.plan.scheme.activations == "int8_static":
+        assert calibration is not None
+        progress.stage(f"{build.backend}: grids of static activations", inputs.plan.config.num_layers, "layer")
+        others = build.module.ACTIVATION_KINDS["int8_static"]
+        store = with_static_grids(store, others, calibration.tokens, lambda name, _: progress.step(name, 1))
     partial = partial_directory(out, build.backend)
     lowered = lower(inputs, build, store, partial, progress)
     hashes = _hashes(inputs, build)

@@ -17,7 +17,7 @@ from export.schemes import Layout, Scheme, layout
 from export.search.evaluator import LOCAL, check_workers
 from export.search.layouts import Space, smallest_layout
 from export.sources import RANDOM, ModelEntry, check_same_model, model_names, read_model_entry, resolve, source_names
-from export.spec import DEFAULT_METHOD, DEFAULT_MODEL, PLAIN_METHOD, ExportSpec
+from export.spec import DEFAULT_METHOD, DEFAULT_MODEL, PLAIN_METHOD, STATIC_METHOD, ExportSpec
 
 CUSTOM = "custom"
 # what an artifact holds beside its weights: a tokenizer, four rows of logits, and the rest
@@ -52,8 +52,8 @@ class Plan:
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether the method, or the scales of an int8 cache, are learned from text."""
-        return self.method.needs_calibration or self.scheme.cache == "int8"
+        """Whether the method, or the scheme's own scales, are learned from text."""
+        return self.method.needs_calibration or self.scheme.needs_calibration
 
     @property
     def beside_bytes(self) -> int:
@@ -101,6 +101,8 @@ def chosen_method(spec: ExportSpec, scheme: Scheme) -> str:
     """The method that was asked for, or the default for these formats and weights."""
     if spec.method is not None:
         return spec.method
+    if scheme.activations == "int8_static":
+        return PLAIN_METHOD if spec.checkpoint == RANDOM else STATIC_METHOD
     has_int4 = scheme.is_searched or any(rule.format.bits == 4 for rule in scheme.rules)
     wants_data = has_int4 and spec.checkpoint != RANDOM
     return DEFAULT_METHOD if wants_data or spec.calibration is not None else PLAIN_METHOD
@@ -123,7 +125,7 @@ def _check_workers(spec: ExportSpec, scheme: Scheme) -> None:
 def _check_calibration(spec: ExportSpec, method: Method, scheme: Scheme) -> None:
     if spec.calibration is None:
         return
-    if not method.needs_calibration and not scheme.is_searched and scheme.cache == "float":
+    if not method.needs_calibration and not scheme.is_searched and not scheme.needs_calibration:
         raise SpecError(
             f"--calibration {spec.calibration} changes nothing with --method {method.name}, which learns from no text; "
             "leave one of them out"

@@ -88,6 +88,8 @@ class QuantizedCheckpoint:
     entries: Mapping[str, TensorEntry]
     cache_scales: Mapping[str, Tensor] = field(default_factory=dict)
     """Scales (1,) of an int8 KV cache, by name; measured after the weights were quantized (export/cache_scales.py)."""
+    grids: Mapping[str, Tensor] = field(default_factory=dict)
+    """Grids (2,) of static 8-bit activations, by name; measured last (export/static_grids.py)."""
 
     def codes(self, unit: str, rows: slice | None = None) -> Tensor:
         """int8 codes (rows, in_features)."""
@@ -108,8 +110,9 @@ class QuantizedCheckpoint:
 
     def plain(self, name: str) -> Tensor:
         """A tensor that no scheme quantizes, float32."""
-        if name in self.cache_scales:
-            return self.cache_scales[name]
+        for learned in (self.cache_scales, self.grids):
+            if name in learned:
+                return learned[name]
         return self._read(name, None).float()
 
     def tensor(self, name: str) -> Tensor:

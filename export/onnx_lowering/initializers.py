@@ -6,6 +6,7 @@ scale per block. Per-row 8-bit codes are packed in blocks with the row's scale r
 
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from torch import Tensor
@@ -74,6 +75,11 @@ class ScalesInitializer:
         shape = (rows.stop - rows.start, self._blocks)
         return emitter.add_initializer(self._source.data.alias(self._write(), name, shape, rows.start))
 
+    def of_rows(self, emitter: Emitter, rows: slice) -> ir.Value:
+        """One scale for each of some rows of a per-row format, (rows,)."""
+        scales = self._source.tensor(self._recipe)[rows, 0].contiguous()
+        return emitter.add_initializer(self._source.data.write(f"{self._name}.rows.{rows.start}", scales.numpy()))
+
     def _write(self) -> ir.TensorProtocol:
         if self._written is None:
             scales = self._source.tensor(self._recipe)
@@ -82,8 +88,33 @@ class ScalesInitializer:
         return self._written
 
 
+class GridInitializer:
+    """A static grid, as QuantizeLinear and DequantizeLinear read it: unsigned, which x86 and ARM kernels both take."""
+
+    def __init__(self, source: Source, recipe: Recipe) -> None:
+        scale, zero = source.tensor(recipe).tolist()
+        self.scale, self.zero_point = float(scale), int(zero) + 128
+
+    def rounded(self, emitter: Emitter, x: ir.Value, name: str) -> ir.Value:
+        """x on the grid, float32; made once for all matrices that read it."""
+        key = (x, self.scale, self.zero_point)
+        if key not in emitter.rounded:
+            grid = [
+                emitter.float_constant(f"{name}/scale", np.array(self.scale)),
+                emitter.add_initializer(
+                    ir.tensor(np.array(self.zero_point, dtype=np.uint8), name=f"{name}/zero_point")
+                ),
+            ]
+            codes = emitter.one("QuantizeLinear", [x, *grid], {}, f"{name}/codes")
+            emitter.rounded[key] = emitter.one("DequantizeLinear", [codes, *grid], {}, f"{name}/rounded")
+        return emitter.rounded[key]
+
+
 class CodesInitializer:
-    """Packed codes, as a matrix (out, blocks, bytes) and, over the same bytes, as a table (out, bytes)."""
+    """Packed codes, as a matrix (out, blocks, bytes) and, over the same bytes, as a table (out, bytes).
+
+    For products with static activations 8-bit codes are written transposed instead, (in, out).
+    """
 
     def __init__(self, source: Source, name: str, recipe: Recipe, matrix: Matrix) -> None:
         self._source, self._name, self._recipe = source, name, recipe
@@ -105,6 +136,11 @@ class CodesInitializer:
         name = f"{self._name}.matrix.{rows.start}"
         shape = (rows.stop - rows.start, *blocks)
         return emitter.add_initializer(self._source.data.alias(self._write(), name, shape, rows.start))
+
+    def transposed(self, emitter: Emitter, rows: slice) -> ir.Value:
+        """Some rows of 8-bit codes as the right factor of a product, int8 (in, rows)."""
+        codes = packed_codes(self._recipe, self._source.store)[rows].T.contiguous()
+        return emitter.add_initializer(self._source.data.write(f"{self._name}.columns.{rows.start}", codes.numpy()))
 
     def table(self, emitter: Emitter) -> ir.Value:
         if self._table is None:
@@ -145,7 +181,7 @@ class FloatMatrixInitializer:
         return self._value
 
 
-Initializer = PlainInitializer | ScalesInitializer | CodesInitializer | FloatMatrixInitializer
+Initializer = PlainInitializer | GridInitializer | ScalesInitializer | CodesInitializer | FloatMatrixInitializer
 
 
 def initializers(decoder: Decoder, source: Source) -> dict[str, Initializer]:
@@ -155,7 +191,9 @@ def initializers(decoder: Decoder, source: Source) -> dict[str, Initializer]:
     for name, recipe in decoder.recipes().items():
         owner, _, field = name.rpartition(".")
         module = modules[owner]
-        if not isinstance(module, Matrix):
+        if recipe.field == "grid":
+            found[name] = GridInitializer(source, recipe)
+        elif not isinstance(module, Matrix):
             found[name] = PlainInitializer(source, name, recipe)
         elif field == "codes":
             found[name] = CodesInitializer(source, name, recipe, module)

@@ -19,7 +19,8 @@ from export.schemes import FLOAT, Format, Layout
 from export.sizes import Packing, Speed
 
 ACTIVATIONS = Activations(kind="int8_group", group_cap=ROW_BLOCK)
-ACTIVATION_KINDS = {"int8": ACTIVATIONS, "float": Activations()}  # MatMulNBits at accuracy_level 4, and at 0
+# MatMulNBits at accuracy_level 4, and at 0; matrices with a static grid are MatMulIntegerToFloat
+ACTIVATION_KINDS = {"int8": ACTIVATIONS, "int8_static": ACTIVATIONS, "float": Activations()}
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 SCALE_BYTES = 4
 # the graph takes 8 to 9 KB a layer; tensors of 256 KB and more begin on a page of their own
@@ -71,7 +72,7 @@ def lower_with(
 ) -> Lowered:
     """Write model.onnx, its data file and genai_config.json."""
     model = directory / MODEL_FILE
-    activations = replace(ACTIVATION_KINDS[request.activations], cache=request.cache)
+    activations = replace(ACTIVATION_KINDS[request.activations], cache=request.cache, static=frozenset(store.grids))
     state = write_graph(store, request, profile, activations, model, progress)
     config = directory / "genai_config.json"
     chunk = min(PREFILL_CHUNK, request.context_length)

@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from export.onnx_lowering.translate import INT64_MAX, MICROSOFT, Emit, Emitter, Profile, Value
+from export.operators import STATIC
 
 INT8_ACTIVATIONS = 4  # accuracy_level: int8 inputs, what KleidiAI and VNNI kernels need
 FLOAT_ACTIVATIONS = 0
@@ -20,6 +21,8 @@ UNUSED_ATTENTION_INPUTS = 5  # between the total length and the scales of the ca
 
 def _linear(emitter: Emitter, args: list[Any], node: fx.Node) -> list[Value]:
     x, codes, scales = args[:3]
+    if args[5] == STATIC:
+        return _static_linear(emitter, args, node)
     level = FLOAT_ACTIVATIONS if args[5] == "none" else INT8_ACTIVATIONS
     inputs = emitter.packed(x, node.name)
     pieces = codes.pieces()
@@ -29,6 +32,22 @@ def _linear(emitter: Emitter, args: list[Any], node: fx.Node) -> list[Value]:
     for index, rows in enumerate(pieces):
         weights = (rows, scales.piece(emitter, rows), level)
         outputs.append(_product(emitter, inputs, codes, weights, f"{node.name}/rows_{index}"))
+    return [Value(packed=emitter.one("Concat", outputs, {"axis": -1}, node.name))]
+
+
+def _static_linear(emitter: Emitter, args: list[Any], node: fx.Node) -> list[Value]:
+    """Standard operators that ONNX Runtime fuses into MatMulIntegerToFloat: uint8 inputs times int8 rows."""
+    x, codes, scales, grid = args[0], args[1], args[2], args[7]
+    inputs = grid.rounded(emitter, emitter.packed(x, node.name), node.name)
+    pieces = codes.pieces()
+    outputs = []
+    for index, rows in enumerate(pieces):
+        name = node.name if len(pieces) == 1 else f"{node.name}/rows_{index}"
+        columns = [codes.transposed(emitter, rows), scales.of_rows(emitter, rows)]
+        weight = emitter.one("DequantizeLinear", columns, {"axis": 1}, f"{name}/weight")
+        outputs.append(emitter.one("MatMul", [inputs, weight], {}, name))
+    if len(outputs) == 1:
+        return [Value(packed=outputs[0])]
     return [Value(packed=emitter.one("Concat", outputs, {"axis": -1}, node.name))]
 
 

@@ -51,10 +51,11 @@ class Profile:
 
 @dataclass
 class Emitter:
-    """The ONNX graph under construction; `constants` are small initializers shared by value."""
+    """The ONNX graph under construction; `rounded` are values on a static grid, by value, scale and zero point."""
 
     nodes: list[ir.Node] = field(default_factory=list)
     initializers: dict[str, ir.Value] = field(default_factory=dict)
+    rounded: dict[tuple[ir.Value, float, int], ir.Value] = field(default_factory=dict)
 
     def node(
         self, op: str, inputs: Sequence[ir.Value | None], attributes: Mapping[str, Any], name: str, outputs: int = 1

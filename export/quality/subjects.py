@@ -102,7 +102,8 @@ def float_subject(name: str, path: Path) -> tuple[Subject, Checkpoint, ModelConf
 def quantized_subject(name: str, store: QuantizedCheckpoint, activations: Activations) -> Subject:
     """A quantized checkpoint as something to measure; its directory's name is the hash of its content."""
     scales = sorted((one, float(scale)) for one, scale in store.cache_scales.items())
-    identity = store.path.name + (f" cache {scales}" if scales else "")
+    grids = sorted((one, grid.tolist()) for one, grid in store.grids.items() if one in activations.static)
+    identity = store.path.name + (f" cache {scales}" if scales else "") + (f" grids {grids}" if grids else "")
     return Subject(reading=Reading(name=name, weights=store, activations=activations), identity=identity)
 
 
@@ -177,6 +178,9 @@ def _cached(
     if scales:
         scales = {one: torch.tensor([float(value)]) for one, value in scales.items()}
         store, emulation = replace(store, cache_scales=scales), replace(emulation, cache="int8")
+    grids = {one: torch.tensor(values) for one, values in json.loads(metadata.get("grids", "{}")).items()}
+    if grids and emulation.kind == metadata.get("emulation"):  # not where another emulation was asked for
+        store, emulation = replace(store, grids=grids), replace(emulation, static=frozenset(grids))
     return quantized_subject(name, store, emulation)
 
 

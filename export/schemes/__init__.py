@@ -13,7 +13,7 @@ from export.config import ModelConfig
 from export.errors import QuantizationError
 from export.weights import Unit, units
 
-ActivationKind = Literal["int8", "float"]
+ActivationKind = Literal["int8", "int8_static", "float"]
 CacheKind = Literal["float", "int8"]
 FLOAT_BITS = 32
 MIN_GROUP = 32
@@ -71,7 +71,8 @@ class Scheme:
     """Rules in order; `summary` is the line `--list` shows.
 
     Where `is_searched`, the rules only say how many bytes are usual: the formats are found once the checkpoint is open.
-    `activations` is what quantized matrices are multiplied with: int8, made from the inputs as they come, or floats.
+    `activations` is what quantized matrices are multiplied with: int8, made from the inputs as they come, int8 on
+    grids that are learned beforehand where inputs allow it, or floats.
     `cache` is how keys and values of earlier tokens are kept: as floats, or as int8 codes with one calibrated scale a
     cache.
     """
@@ -81,6 +82,11 @@ class Scheme:
     is_searched: bool = False
     activations: ActivationKind = "int8"
     cache: CacheKind = "float"
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether it has scales beside the weights', which are learned from text whatever the method."""
+        return self.cache == "int8" or self.activations == "int8_static"
 
     def with_group_size(self, group_size: int | None) -> "Scheme":
         """The same scheme with the group size of its 4-bit rules replaced; None changes nothing."""
