@@ -45,8 +45,11 @@ from export.quantized import QuantizedCheckpoint, members_of
 from export.sources import ResolvedCheckpoint, resolve
 from export.spec import ExportSpec
 from export.static_grids import with_static_grids
-from export.tensors import text_tensors
+from export.tensors import text_tensors, vision_tensors
 from export.text_files import TextFiles, copy_text_files, read_text_files
+from export.vision.config import image_spec
+from export.vision.request import VisionRequest, tower_format
+from export.vision.weights import TowerWeights
 
 SPACE_MARGIN = 1.05
 QUALITY_TOKENS = 2048  # a glance; `python -m export quality` takes as many as it is given
@@ -79,6 +82,16 @@ class Inputs:
         return sum(self.checkpoint.entries[name].size_bytes for name in text_tensors(self.plan.config))
 
     @property
+    def vision(self) -> VisionRequest | None:
+        """The vision tower, where one is asked for."""
+        config, plan = self.plan.vision, self.plan
+        if config is None:
+            return None
+        weights = TowerWeights(checkpoint=self.checkpoint, vision=config, form=tower_format(plan.scheme))
+        images = image_spec(self.resolved.path, config, plan.spec.context_length)
+        return VisionRequest(weights=weights, images=images)
+
+    @property
     def calibration_request(self) -> Request:
         """What a calibration would be made from."""
         weights = FloatWeights(checkpoint=self.checkpoint, config=self.plan.config)
@@ -106,14 +119,24 @@ def export(spec: ExportSpec, progress: Progress) -> Bundle:
 def read_inputs(plan: Plan, progress: Progress) -> Inputs:
     """Fetch and check the checkpoint."""
     spec = plan.spec
-    resolved = resolve(plan.entry, spec.checkpoint, spec.source, progress=_stage_of_bytes(progress, "fetch checkpoint"))
+    resolved = resolve(
+        plan.entry,
+        spec.checkpoint,
+        spec.source,
+        progress=_stage_of_bytes(progress, "fetch checkpoint"),
+        vision=plan.vision is not None,
+    )
     progress.note(f"{plan.model} from {resolved.path} ({resolved.weights} weights)")
     checkpoint = Checkpoint.open(resolved.path)
-    check_tensors(checkpoint, text_tensors(plan.config))
+    check_tensors(checkpoint, text_tensors(plan.config) | _tower_tensors(plan, checkpoint))
     text = read_text_files(resolved.path, plan.config.vocab_size)
     return Inputs(
         plan=plan, resolved=resolved, checkpoint=checkpoint, text=text, checkpoint_hash=_hash(checkpoint, progress)
     )
+
+
+def _tower_tensors(plan: Plan, checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    return {} if plan.vision is None else vision_tensors(checkpoint.config["vision_config"])
 
 
 def decide(inputs: Inputs, progress: Progress) -> Inputs:
@@ -129,6 +152,7 @@ def decide(inputs: Inputs, progress: Progress) -> Inputs:
         tokens=calibration.tokens,
         tokens_hash=calibration.sha256,
         text=inputs.text,
+        method=inputs.plan.method,
     )
     return replace(inputs, plan=choose_layouts(inputs.plan, search, progress))
 
@@ -207,7 +231,7 @@ def _is_made(inputs: Inputs, build: Build, progress: Progress) -> bool:
 def _hashes(inputs: Inputs, build: Build) -> Hashes:
     calibration = inputs.calibration_request.identity() if inputs.plan.needs_calibration else None
     return Hashes(
-        inputs=inputs_hash(inputs.plan, build, inputs.resolved, inputs.text, calibration),
+        inputs=inputs_hash(inputs.plan, build, inputs.resolved, inputs.text, calibration, inputs.vision),
         checkpoint=inputs.checkpoint_hash,
     )
 
@@ -225,6 +249,7 @@ def lower(inputs: Inputs, build: Build, store: QuantizedCheckpoint, into: Path, 
         pad_token_id=inputs.text.pad_token_id,
         activations=plan.scheme.activations,
         cache=plan.scheme.cache,
+        vision=inputs.vision,
     )
     progress.stage(f"{build.backend}: lower", build.model_bytes)
     lowered: Lowered = build.module.lower(store, request, into, progress.step)

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from export.finetune.fake_quantize import FakeQuantized, largest_code
-from export.finetune.subject import Subject, parameter_name
+from export.finetune.subject import Subject
 from export.operators import dequantize
 from export.quantized import QuantizedCheckpoint
 from export.schemes import Format
+from export.unfold import unfolded
 from export.weights import plain_tensors, units
 
 CELL = 0.4  # half a cell is 0.5
-ROUNDS = 3  # of fitting rows, then columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ def start_from(subject: Subject, store: QuantizedCheckpoint) -> Start:
     changed = {
         tensor: value.to(subject.device)
         for tensor, value in kept.items()
-        if not torch.equal(value, subject.module.get_parameter(parameter_name(tensor)).cpu())
+        if not torch.equal(value, subject.weight(tensor).cpu())
     }
     return Start(matrices=matrices, floats=changed)
 
@@ -58,17 +58,3 @@ def begin(weight: Tensor, codes: Tensor, scales: Tensor, form: Format) -> FakeQu
     top = groups.abs() >= largest_code(form)  # a bound that is reached keeps the scale
     values = torch.where(top, groups, inside) * scales.unsqueeze(-1)
     return FakeQuantized(values.view_as(weight), form, bound=largest_code(form) * scales)
-
-
-def unfolded(weight: Tensor, quantized: Tensor) -> Tensor:
-    """`weight` with rows and columns scaled to fit `quantized`: the float weight that was rounded to it."""
-    fitted = weight
-    for _ in range(ROUNDS):
-        fitted = fitted * _ratio(fitted, quantized, 1)
-        fitted = fitted * _ratio(fitted, quantized, 0)
-    return fitted
-
-
-def _ratio(fitted: Tensor, quantized: Tensor, axis: int) -> Tensor:
-    square = fitted.square().sum(axis, keepdim=True)
-    return torch.where(square > 0, (fitted * quantized).sum(axis, keepdim=True) / square, torch.ones_like(square))

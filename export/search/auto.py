@@ -1,9 +1,10 @@
 """`--scheme auto`: a layout for each backend, found for this checkpoint, this text and this budget.
 
-One Fisher pass prices every format of every matrix; the knapsack is solved at the budget, with and without 8-bit tables
-and with time at a small price; a study looks around at other budgets. What fits is measured on text that was not priced
-on, and the best of it, uniform layouts among them, once more as the export's own method quantizes it. The best of those
-is taken: so never a worse one than uniform, as far as that text can tell.
+The export's method quantizes the model in each 4-bit format throughout; one Fisher pass prices what that made of every
+matrix; the knapsack is solved at the budget, with and without 8-bit tables and with time at a small price; a study
+looks around at other budgets. What fits is measured on text that was not priced on, and the best of it, uniform
+layouts among them, is quantized as the export would and measured again. The best of those is taken: so never a worse
+one than uniform, as far as that text can tell.
 Everything is kept under the hash of all that determines it, so that an export that goes on finds the same layout.
 """
 
@@ -11,27 +12,33 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from export import user_cache
+from export.checkpoint import Checkpoint
+from export.config import ModelConfig
 from export.errors import BudgetError
 from export.plan import Build, Plan, searched_space
 from export.progress import Progress
-from export.quantize_checkpoint import Method
+from export.quantize_checkpoint import Job as Quantization
+from export.quantize_checkpoint import Method, quantize_checkpoint
+from export.quantized import QuantizedCheckpoint
 from export.schemes import Format, Layout, layout
-from export.search.evaluator import ROUNDING, Evaluate, Job, evaluator, open_subject, traced
+from export.search.evaluator import Evaluate, Job, evaluator, open_subject, traced
 from export.search.final import quantized_klds
 from export.search.layouts import TABLES, Found, Space, Wish, best_layout, describe, searched, uniform_layouts
+from export.search.rounding import Made, one_format_each
 from export.search.sensitivity import Costs, fisher_costs
 from export.search.study import Study, Trial, dump_layout, load_layout, run_study, time_price
 from export.spec import digest
 from export.text_files import TextFiles
 from export.weights import units
 
-VERSION = 3  # raise when the same inputs give other layouts
+VERSION = 4  # raise when the same inputs give other layouts
 TRIALS = 24
 SEQUENCE_TOKENS = 128
 PRICED_TOKENS = 8192
@@ -54,6 +61,19 @@ class Search:
     tokens: Tensor
     tokens_hash: str
     text: TextFiles
+    method: Method
+
+    def quantize(self, config: ModelConfig, layout: Layout, progress: Progress) -> QuantizedCheckpoint:
+        """A layout as the export will quantize it; what was made before is found again."""
+        wanted = Quantization(
+            checkpoint=Checkpoint.open(self.checkpoint),
+            checkpoint_hash=self.checkpoint_hash,
+            config=config,
+            layout=layout,
+            method=self.method,
+            tokens=self.tokens if self.method.needs_calibration else None,
+        )
+        return quantize_checkpoint(wanted, user_cache.directory("quantized"), progress.step)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +111,7 @@ def choose_layouts(plan: Plan, search: Search, progress: Progress) -> Plan:
 def _chosen(plan: Plan, build: Build, search: Search, progress: Progress) -> Build:
     space = searched_space(plan.config, build.module, plan.spec)
     budget = room_bytes(plan, search.text)[build.backend]
-    kept = user_cache.directory("search") / f"{_key(space, search, budget, plan.method)}.json"
+    kept = user_cache.directory("search") / f"{_key(space, search, budget)}.json"
     content = _read(kept)
     if content is None:
         choice = _search(plan, build, space, search, budget, progress)
@@ -124,25 +144,23 @@ def _beside_bytes(text: TextFiles, vocab_size: int) -> int:
     return files + len((text.chat_template or "").encode()) + vocab_size * BESIDE_BYTES_PER_TOKEN + BESIDE_BYTES
 
 
-def _key(space: Space, search: Search, budget_bytes: int, method: Method | None = None) -> str:
-    """Everything that determines a choice; a study knows no method."""
-    by_method = [method.name, method.version] if method else []
+def _key(space: Space, search: Search, budget_bytes: int) -> str:
+    """Everything that determines a choice; a study has no budget."""
     speed = repr(space.backend.SPEED)
-    return digest([VERSION, _costs_key(space, search), budget_bytes, space.context_length, speed, by_method])
+    return digest([VERSION, _costs_key(space, search), budget_bytes, space.context_length, speed])
 
 
 def _costs_key(space: Space, search: Search) -> str:
     forms = {unit: [str(form) for form in known] for unit, known in space.candidates.items()}
     ties, packing = [list(tie) for tie in space.backend.TIED], repr(space.backend.PACKING)
-    return digest([VERSION, search.checkpoint_hash, search.tokens_hash, forms, ties, packing, ROUNDING, SEED])
+    method = [search.method.name, search.method.version]
+    return digest([VERSION, search.checkpoint_hash, search.tokens_hash, forms, ties, packing, method, SEED])
 
 
 def _search(plan: Plan, build: Build, space: Space, search: Search, budget_bytes: int, progress: Progress) -> Choice:
-    priced, judged = split_tokens(search.tokens)
-    priced = _spread(priced, PRICED_BYTES // (4 * plan.config.hidden_size * plan.config.num_layers))
-    costs = _costs(build.backend, space, search, priced, progress)
+    job, costs = priced(build.backend, space, search, progress)
     wanted = _candidates(space, costs, budget_bytes)
-    judge = evaluator(plan.spec.workers, Job(checkpoint=search.checkpoint, config=plan.config, tokens=judged))
+    judge = evaluator(plan.spec.workers, job)
     trials = _trials(build.backend, space, costs, search, judge, progress)
     progress.stage(f"{build.backend}: measure {len(wanted)} layouts")
     klds = dict(zip(wanted, judge(list(wanted.values())), strict=True))
@@ -152,11 +170,20 @@ def _search(plan: Plan, build: Build, space: Space, search: Search, budget_bytes
     fitting = {name: describe(space, costs, one) for name, one in wanted.items()}
     fitting = {name: found for name, found in fitting.items() if found.file_bytes <= budget_bytes}
     last = finalists(fitting, klds)
-    progress.stage(f"{build.backend}: quantize {len(last)} layouts ({plan.method.name})")
+    progress.stage(f"{build.backend}: quantize {len(last)} layouts ({search.method.name})")
     layouts = [found.layout for found in last.values()]
-    job = Job(checkpoint=search.checkpoint, config=plan.config, tokens=judged)
-    measured = quantized_klds(job, search.checkpoint_hash, plan.method, search.tokens, layouts, progress.step)
+    quantize = partial(search.quantize, plan.config, progress=progress)
+    measured = quantized_klds(job, quantize, layouts, progress.step)
     return _choose(last, dict(zip(last, measured, strict=True)), budget_bytes, trials)
+
+
+def priced(backend: str, space: Space, search: Search, progress: Progress) -> tuple[Job, Costs]:
+    """What layouts are judged on, and the price of every format of every matrix; no text is in both."""
+    ours, judged = split_tokens(search.tokens)
+    ours = _spread(ours, PRICED_BYTES // (4 * space.config.hidden_size * space.config.num_layers))
+    made = _made(backend, space, search, progress)
+    job = Job(checkpoint=search.checkpoint, config=space.config, tokens=judged, method=search.method.name, made=made)
+    return job, _costs(backend, space, search, replace(job, tokens=ours), progress)
 
 
 def finalists(fitting: Mapping[str, Found], klds: Mapping[str, float]) -> dict[str, Found]:
@@ -218,14 +245,24 @@ def _candidates(space: Space, costs: Costs, budget_bytes: int) -> dict[str, Layo
     return found | {name: one for name, one in uniform.items() if space.file_bytes(one) <= budget_bytes}
 
 
-def _costs(backend: str, space: Space, search: Search, tokens: Tensor, progress: Progress) -> Costs:
-    """The price of every format of every matrix, made once for a checkpoint and a text."""
+def _made(backend: str, space: Space, search: Search, progress: Progress) -> dict[Format, Made]:
+    """The model in each 4-bit format; a method that needs no text rounds single matrices as it rounds a model."""
+    if not search.method.needs_calibration:
+        return {}
+    layouts = one_format_each(space)
+    progress.stage(f"{backend}: quantize {len(layouts)} formats ({search.method.name})")
+    made = {form: search.quantize(space.config, one, progress) for form, one in layouts.items()}
+    return {form: Made(directory=store.path, layout=layouts[form]) for form, store in made.items()}
+
+
+def _costs(backend: str, space: Space, search: Search, job: Job, progress: Progress) -> Costs:
+    """The price of every format of every matrix, made once for a checkpoint, a text and a method."""
     kept = user_cache.directory("search") / f"{_costs_key(space, search)}.costs.json"
     content = _read(kept)
     if content is None:
-        progress.stage(f"{backend}: price formats", 2 * tokens.numel() * space.config.num_layers, "token")
-        subject = open_subject(Job(checkpoint=search.checkpoint, config=space.config, tokens=tokens))
-        seen = traced(subject, tokens, progress.step)
+        progress.stage(f"{backend}: price formats", 2 * job.tokens.numel() * space.config.num_layers, "token")
+        subject = open_subject(job)
+        seen = traced(subject, job.tokens, progress.step)
         found = fisher_costs(subject, seen, searched(space.candidates), SEED, progress.step)
         content = {
             unit: [[form.bits, form.group_size, cost] for form, cost in own.items()] for unit, own in found.items()

@@ -5,8 +5,8 @@ machine, or on the cluster that RAY_ADDRESS names. Every machine must see the ch
 """
 
 import importlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,30 +14,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from export import catalog
 from export.checkpoint import Checkpoint
 from export.checkpoint_blocks import CheckpointModel, FloatWeights
 from export.config import ModelConfig
 from export.errors import MissingPackageError, SpecError
-from export.schemes import Layout
+from export.schemes import Format, Layout
 from export.search.measure import measured_klds
+from export.search.rounding import Made, open_rounding
 from export.search.sensitivity import Progress, Subject, Trace, trace
 from export.sequence import check_finite
 
 LOCAL, RAY = "local", "ray"
 WORKERS = (LOCAL, RAY)
-ROUNDING = "weighted"  # judges one matrix at a time, by measured inputs
 
 Evaluate = Callable[[Sequence[Layout]], list[float]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A model and the tokens (N, T) on which its layouts are judged."""
+    """A model and the tokens (N, T) on which its layouts are judged; `made` is what `method` made of it by format."""
 
     checkpoint: Path
     config: ModelConfig
     tokens: Tensor
+    method: str
+    made: Mapping[Format, Made] = field(default_factory=dict)
 
 
 def open_subject(job: Job) -> Subject:
@@ -50,7 +51,7 @@ def open_subject(job: Job) -> Subject:
             tables[unit] = weights.weight(unit)
         return tables[unit]
 
-    rounding = catalog.load("quantize", ROUNDING).quantize_table
+    rounding = open_rounding(job.method, job.made, job.config)
     return Subject(model=CheckpointModel(weights=weights), table=table, rounding=rounding)
 
 

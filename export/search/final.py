@@ -5,25 +5,23 @@ made a matrix dear), so the few layouts that are left are quantized as the expor
 the export looks for them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from export import user_cache
-from export.checkpoint import Checkpoint
 from export.checkpoint_blocks import CheckpointModel
 from export.config import ModelConfig
 from export.operators import dequantize
-from export.quantize_checkpoint import Job as Quantization
-from export.quantize_checkpoint import Method, quantize_checkpoint
 from export.quantized import QuantizedCheckpoint
 from export.schemes import Layout
 from export.search.evaluator import Job, open_subject, traced
 from export.search.measure import mean_divergence
 from export.search.sensitivity import Progress
 from export.sequence import run_block
+
+Quantize = Callable[[Layout], QuantizedCheckpoint]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,26 +44,12 @@ class Dequantized:
 
 
 @torch.no_grad()
-def quantized_klds(
-    job: Job, checkpoint_hash: str, method: Method, learned: Tensor, layouts: Sequence[Layout], progress: Progress
-) -> list[float]:
-    """Mean divergence of each layout as `method` quantizes it on the tokens `learned`, on the job's tokens."""
+def quantized_klds(job: Job, quantize: Quantize, layouts: Sequence[Layout], progress: Progress) -> list[float]:
+    """Mean divergence of each layout as the export's method quantizes it, on the job's tokens."""
     subject = open_subject(job)
     seen = traced(subject, job.tokens, progress)
     base = subject.model.finish(seen.last).flatten(0, 1), subject.table(subject.model.head_unit)
-    found = []
-    for layout in layouts:
-        wanted = Quantization(
-            checkpoint=Checkpoint.open(job.checkpoint),
-            checkpoint_hash=checkpoint_hash,
-            config=job.config,
-            layout=layout,
-            method=method,
-            tokens=learned if method.needs_calibration else None,
-        )
-        store = quantize_checkpoint(wanted, user_cache.directory("quantized"), progress)
-        found.append(mean_divergence(base, _outputs(store, job.tokens)))
-    return found
+    return [mean_divergence(base, _outputs(quantize(layout), job.tokens)) for layout in layouts]
 
 
 def _outputs(store: QuantizedCheckpoint, tokens: Tensor) -> tuple[Tensor, Tensor]:

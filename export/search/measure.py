@@ -1,7 +1,7 @@
 """The divergence of whole layouts, measured: all of them in one walk over the blocks, each block rounded once a format.
 
-Rounding is the subject's own (a method that judges one matrix at a time), not the calibrated method that the export
-will use: what is wanted is which layout is better, and a calibrated method takes minutes to hours for each.
+Matrices come from what the method made of the model in one format throughout (`export.search.rounding`), as they would
+not quite if it quantized the layout itself: that takes minutes to hours for each, and is left for the last few.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,20 +41,23 @@ def _rounded(
 ) -> dict[tuple[str, Format], Tensor]:
     """Each matrix of the block in each format that some layout holds it in."""
     wanted = dict.fromkeys((unit, layout[unit]) for layout in layouts for unit in block.shapes)
-    return {(unit, form): subject.rounded(block.tensor(unit), form, seen.statistics.get(unit)) for unit, form in wanted}
+    return {
+        (unit, form): subject.rounded(unit, block.tensor(unit), form, seen.statistics.get(unit))
+        for unit, form in wanted
+    }
 
 
 def _tables(subject: Subject, seen: Trace, unit: str, layouts: Sequence[Layout]) -> Mapping[Format, Tensor]:
     weight = subject.table(unit)
     wanted = dict.fromkeys(layout[unit] for layout in layouts)
-    return {form: subject.rounded(weight, form, seen.statistics.get(unit)) for form in wanted}
+    return {form: subject.rounded(unit, weight, form, seen.statistics.get(unit)) for form in wanted}
 
 
 def _embedded(subject: Subject, seen: Trace, layout: Layout) -> Tensor:
     """What enters the first block: rows of the table in the layout's format, only those that the tokens name."""
     ids, places = seen.tokens.unique(return_inverse=True)
     rows = subject.table(EMBEDDING)[ids]
-    return subject.rounded(rows, layout[EMBEDDING], seen.statistics.get(EMBEDDING))[places]
+    return subject.rounded(EMBEDDING, rows, layout[EMBEDDING], seen.statistics.get(EMBEDDING))[places]
 
 
 def mean_divergence(base: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> float:

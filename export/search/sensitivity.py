@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from export.blocks import Block, BlockModel, QuantizeTable, Statistics
-from export.operators import dequantize
+from export.blocks import Block, BlockModel, Statistics
 from export.schemes import Format
 from export.sequence import run_block
 
@@ -29,6 +28,8 @@ POSITIONS_AT_ONCE = 128  # rows of logits in memory
 EMBEDDING = "embed_tokens"
 
 Table = Callable[[str], Tensor]
+Rounding = Callable[[str, Tensor, Format, Statistics | None], Tensor]
+"""A unit's name, its float weight, a format, what is known of its inputs; to the weight that the format makes of it."""
 Candidates = Mapping[str, Sequence[Format]]
 Costs = Mapping[str, Mapping[Format, float]]  # by unit: nats of divergence a token
 Progress = Callable[[str, int], None]
@@ -40,14 +41,11 @@ class Subject:
 
     model: BlockModel
     table: Table
-    rounding: QuantizeTable
+    rounding: Rounding
 
-    def rounded(self, weight: Tensor, form: Format, statistics: Statistics | None) -> Tensor:
-        """What a matrix becomes in a format."""
-        if form.is_float:
-            return weight
-        codes = self.rounding(weight, form, statistics)
-        return dequantize(codes.codes, codes.scales)
+    def rounded(self, unit: str, weight: Tensor, form: Format, statistics: Statistics | None) -> Tensor:
+        """What a matrix becomes in a format; of a table, `weight` may be some rows."""
+        return weight if form.is_float else self.rounding(unit, weight, form, statistics)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +123,7 @@ def _block_costs(
     """Summed 1/2 <D, G>^2 over sequences, the mean over draws, and the gradients by the block's inputs."""
     weights = {unit: block.tensor(unit).detach().requires_grad_() for unit in block.shapes if unit in candidates}
     changes = {
-        unit: _changes(subject, weight.detach(), candidates[unit], seen.statistics.get(unit))
+        unit: _changes(subject, unit, weight.detach(), candidates[unit], seen.statistics.get(unit))
         for unit, weight in weights.items()
     }
     sums = {unit: torch.zeros(len(candidates[unit]), dtype=torch.float64) for unit in weights}
@@ -145,11 +143,13 @@ def _block_costs(
     return found, before
 
 
-def _changes(subject: Subject, weight: Tensor, forms: Sequence[Format], statistics: Statistics | None) -> Tensor:
+def _changes(
+    subject: Subject, unit: str, weight: Tensor, forms: Sequence[Format], statistics: Statistics | None
+) -> Tensor:
     """What each format does to a matrix (formats, weights); filled in place, for it is the largest thing in memory."""
     found = torch.empty(len(forms), weight.numel())
     for row, form in enumerate(forms):
-        torch.sub(subject.rounded(weight, form, statistics).flatten(), weight.flatten(), out=found[row])
+        torch.sub(subject.rounded(unit, weight, form, statistics).flatten(), weight.flatten(), out=found[row])
     return found
 
 
@@ -166,7 +166,7 @@ def _table_costs(
         table = subject.table(unit)
         costs[unit] = {}
         for form in candidates[unit]:
-            rounded = subject.rounded(table, form, seen.statistics.get(unit))
+            rounded = subject.rounded(unit, table, form, seen.statistics.get(unit))
             cost = _head_cost(subject, seen, table, rounded) if unit == head_unit else 0.0
             if unit == EMBEDDING:
                 change = (rounded - table)[seen.tokens]  # (N, T, C)
@@ -201,7 +201,7 @@ def direct_costs(subject: Subject, seen: Trace, candidates: Candidates, progress
             weight = block.tensor(unit)
             costs[unit] = {}
             for form in candidates[unit]:
-                rounded = subject.rounded(weight, form, seen.statistics.get(unit))
+                rounded = subject.rounded(unit, weight, form, seen.statistics.get(unit))
                 hidden = run_block(block, seen.inputs[block.name], {unit: rounded})
                 for later in blocks[index + 1 :]:
                     hidden = run_block(later, hidden, None)

@@ -2,10 +2,11 @@
 
 import torch
 
-from export.finetune.start import CELL, begin, unfolded
+from export.finetune.start import CELL, begin
 from export.operators import dequantize
 from export.quantize import Codes, rtn
 from export.schemes import Format
+from export.unfold import unfolded
 
 FORM = Format(bits=4, group_size=32)
 

@@ -21,7 +21,9 @@ def job() -> Job:
     config = parse_config(read_config(TINY), "tiny")
     text = read_text_files(TINY, config.vocab_size)
     ids = text.encode((TINY / "held_out.txt").read_text(encoding="utf-8"))
-    return Job(checkpoint=TINY, config=config, tokens=torch.tensor(ids[: 24 * TOKENS]).view(-1, TOKENS))
+    return Job(
+        checkpoint=TINY, config=config, tokens=torch.tensor(ids[: 24 * TOKENS]).view(-1, TOKENS), method="weighted"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def test_the_fisher_pass_ranks_matrices_as_measurement_does(job: Job, space: Spa
 @pytest.mark.slow
 def test_ray_measures_what_this_process_measures(job: Job, space: Space) -> None:
     pytest.importorskip("ray")
-    small = Job(checkpoint=job.checkpoint, config=job.config, tokens=job.tokens[:2])
+    small = Job(checkpoint=job.checkpoint, config=job.config, tokens=job.tokens[:2], method=job.method)
     layouts = [smallest_layout(space), *uniform_layouts(space).values()][:3]
     here = evaluate_here(small)(layouts)
     assert evaluate_on_ray(small)(layouts) == pytest.approx(here, rel=1e-4)
