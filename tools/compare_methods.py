@@ -50,6 +50,9 @@ GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SEQUENCE_TOKENS = 256
 DRAWN_AT_ONCE = 48
 SEED = 7
+GROUP_SIZE = 64
+DRAWN_TOKENS = 12288
+PROSE_TOKENS = 6144
 BASELINE = "rtn"
 EXAMPLES = """\
 examples:
@@ -142,7 +145,7 @@ def run(options: Options) -> dict[str, Measured]:
     reference = kept(options, ["reference", digest(judged)], lambda: hidden_states(subject, None, None, judged))
     found = {}
     for method in dict.fromkeys((BASELINE, *options.methods)):
-        key: list[Any] = [method, load_method(method).version, options.group_size, digest(learned_from)]
+        key = key_of(method, options, learned_from)
         results, seconds = kept(options, key, partial(quantize, subject, method, options, learned_from, table))
         judge = partial(token_stats, subject, reference, results, table, judged)
         stats = kept(options, [*key, digest(judged)], judge)
@@ -151,6 +154,11 @@ def run(options: Options) -> dict[str, Measured]:
         )
         sys.stderr.write(f"{method}: mean KLD {stats.kld.mean():.4f}, {seconds:.0f} s\n")
     return found
+
+
+def key_of(method: str, options: Options, learned_from: Tensor) -> list[Any]:
+    """What a method's results are kept under."""
+    return [method, load_method(method).version, options.group_size, digest(learned_from)]
 
 
 def formats_of(model: BlockModel, group_size: int) -> dict[str, Format]:
@@ -350,13 +358,15 @@ def parse_options(arguments: list[str] | None) -> Options:
     )
     parser.add_argument("--model", choices=MODELS, required=True)
     parser.add_argument("--methods", required=True, help="separated by commas; rtn is always measured")
-    parser.add_argument("--group-size", type=int, default=64)
+    parser.add_argument("--group-size", type=int, default=GROUP_SIZE)
     parser.add_argument("--text", type=Path, help="judge on this file (default: held-out chapters of a book)")
     parser.add_argument("--eval-tokens", type=int, default=20480)
     parser.add_argument(
-        "--drawn-tokens", type=int, default=12288, help="calibrate on so much text drawn from the model"
+        "--drawn-tokens", type=int, default=DRAWN_TOKENS, help="calibrate on so much text drawn from the model"
     )
-    parser.add_argument("--prose-tokens", type=int, default=6144, help="and on so much of Python's documentation")
+    parser.add_argument(
+        "--prose-tokens", type=int, default=PROSE_TOKENS, help="and on so much of Python's documentation"
+    )
     parser.add_argument("--work-dir", type=Path, default=Path("build/compare-methods"))
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     given = parser.parse_args(arguments)

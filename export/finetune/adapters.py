@@ -19,7 +19,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from export.finetune.start import Start
-from export.finetune.subject import Subject, parameter_name
+from export.finetune.subject import Subject
 from export.operators import dequantize
 from export.quantize import Codes
 from export.weights import EMBEDDING, HEAD
@@ -33,8 +33,8 @@ class LoraStudent:
 
     def __init__(self, subject: Subject, start: Start, rank: int, seed: int) -> None:
         self._codes = {unit: matrix.codes() for unit, matrix in start.matrices.items()}
-        self._floats = {parameter_name(tensor): value for tensor, value in start.floats.items()}
-        modules = {unit: subject.parameter(unit).removesuffix(WEIGHT) for unit in start.matrices}
+        self._floats = {subject.parameters[tensor]: value for tensor, value in start.floats.items()}
+        modules = {unit: subject.parameters[unit].removesuffix(WEIGHT) for unit in start.matrices}
         self._adapted = {unit: module for unit, module in modules.items() if unit not in (EMBEDDING, HEAD)}
         self._parameters_of = {
             unit: f"{module}.base_layer.weight" if unit in self._adapted else f"{module}.weight"

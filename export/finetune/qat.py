@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from export.finetune.start import Start
-from export.finetune.subject import Subject, parameter_name
+from export.finetune.subject import Subject
 from export.operators import dequantize
 from export.quantize import Codes
 
@@ -22,8 +22,8 @@ class QatStudent(nn.Module):
 
     def __init__(self, subject: Subject, start: Start) -> None:
         super().__init__()
-        self._parameters_of = {unit: subject.parameter(unit) for unit in start.matrices}
-        self._floats = {parameter_name(tensor): value for tensor, value in start.floats.items()}
+        self._parameters_of = {unit: subject.parameters[unit] for unit in start.matrices}
+        self._floats = {subject.parameters[tensor]: value for tensor, value in start.floats.items()}
         self._matrices = dict(start.matrices)
         self.matrices = nn.ModuleList(self._matrices.values())
 

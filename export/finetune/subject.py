@@ -7,6 +7,7 @@ embedding and head stay one tensor.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,21 +20,34 @@ from export.tensors import text_tensors
 from export.weights import units
 
 
+class Dimensions(Protocol):
+    """What decides how much of a batch fits the memory."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def hidden_size(self) -> int: ...
+
+    @property
+    def num_layers(self) -> int: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """The float text model on its device, in evaluation mode, no gradients."""
+    """A float text model on its device, in evaluation mode, no gradients; called with ids, it returns logits.
 
-    config: ModelConfig
+    `parameters` says what the module calls the weight of a unit, and a float tensor that a method may change.
+    """
+
+    config: Dimensions
     module: nn.Module
     device: torch.device
+    parameters: Mapping[str, str]
 
     def weight(self, unit: str) -> Tensor:
         """A unit's float weight (out, in)."""
-        return self.module.get_parameter(self.parameter(unit))
-
-    def parameter(self, unit: str) -> str:
-        """The name of a unit's weight in the module."""
-        return parameter_name(next(known.tensor for known in units(self.config) if known.name == unit))
+        return self.module.get_parameter(self.parameters[unit])
 
 
 def parameter_name(tensor: str) -> str:
@@ -53,7 +67,9 @@ def load_subject(checkpoint: Checkpoint, config: ModelConfig, device: torch.devi
     module.requires_grad_(False)
     for tensor in text_tensors(config):
         module.get_parameter(parameter_name(tensor)).copy_(checkpoint.read(tensor))
-    return Subject(config=config, module=module.eval().to(device), device=device)
+    names = {unit.name: unit.tensor for unit in units(config)} | {tensor: tensor for tensor in text_tensors(config)}
+    parameters = {name: parameter_name(tensor) for name, tensor in names.items()}
+    return Subject(config=config, module=module.eval().to(device), device=device, parameters=parameters)
 
 
 def best_device() -> torch.device:

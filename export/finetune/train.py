@@ -91,11 +91,13 @@ def train(
     subject: Subject, student: Student, tokens: Tensor, recipe: Recipe, saved: SavedState, progress: Progress
 ) -> list[float]:
     """Train the student in place and return the loss of every step, nats per token."""
-    optimizer = torch.optim.AdamW(student.trainable(), lr=recipe.learning_rate, betas=BETAS, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        student.trainable(), lr=recipe.learning_rate, betas=BETAS, weight_decay=0.0, fused=True
+    )
     losses = _resume(student, optimizer, saved)
     batches = Batches(tokens=tokens, size=recipe.batch, seed=recipe.seed)
     step_module = _Step(subject, student, recipe)
-    _checkpoint_layers(subject, tokens)
+    _checkpoint_layers(subject, min(recipe.batch, rows_at_once(subject, tokens)), tokens.shape[1])
     progress.stage("train", recipe.steps, "step")
     progress.step(_shown(losses), len(losses))
     for step in range(len(losses), recipe.steps):
@@ -133,9 +135,8 @@ class _Step(nn.Module):
 
     def gradients(self, tokens: Tensor) -> float:
         """Leave the gradients of a batch (N, T) in the student and return its loss."""
-        rows = max(1, LOGIT_ELEMENTS // (tokens.shape[1] * self._subject.config.vocab_size))
         total = 0.0
-        for part in tokens.split(rows):
+        for part in tokens.split(rows_at_once(self._subject, tokens)):
             with self._student.aside():
                 expected = functional.log_softmax(logits(self._subject, part), dim=-1)
             replaced = {f"module.{name}": tensor for name, tensor in self._student.replaced().items()}
@@ -158,11 +159,15 @@ class _Step(nn.Module):
         return (1 - self._recipe.nll_share) * divergence + self._recipe.nll_share * likelihood
 
 
-def _checkpoint_layers(subject: Subject, tokens: Tensor) -> None:
+def rows_at_once(subject: Subject, tokens: Tensor) -> int:
+    """How many sequences of tokens (N, T) have logits that fit the memory."""
+    return max(1, LOGIT_ELEMENTS // (tokens.shape[1] * subject.config.vocab_size))
+
+
+def _checkpoint_layers(subject: Subject, rows: int, length: int) -> None:
     """Keep only each layer's input, and compute the rest again for the gradients, where all would not fit."""
     config = subject.config
-    rows = max(1, LOGIT_ELEMENTS // (tokens.shape[1] * config.vocab_size))
-    elements = rows * tokens.shape[1] * config.hidden_size * config.num_layers * ACTIVATIONS_A_LAYER
+    elements = rows * length * config.hidden_size * config.num_layers * ACTIVATIONS_A_LAYER
     if elements > CHECKPOINTED_ELEMENTS:
         module: Any = subject.module
         module.activation_checkpointing_enable({"use_reentrant": False})

@@ -49,7 +49,7 @@ def test_training_starts_from_the_quantized_model_and_the_teacher_stays_the_floa
     before = logits(subject, tied.tokens)
     student = LoraStudent(subject, tied.start(subject), RANK, seed=0)
     codes = {name: dequantize(found.codes, found.scales) for name, found in student.codes().items()}
-    expected = logits(tied.subject(), tied.tokens, {tied.subject().parameter(unit): w for unit, w in codes.items()})
+    expected = logits(tied.subject(), tied.tokens, {tied.subject().parameters[unit]: w for unit, w in codes.items()})
     assert torch.allclose(logits(subject, tied.tokens, student.replaced()), expected, atol=1e-5)
     with student.aside():
         assert torch.equal(logits(subject, tied.tokens), before)
