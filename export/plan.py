@@ -13,11 +13,11 @@ from export.checkpoint import CheckpointNotFoundError
 from export.config import ModelConfig, parse_config, read_config
 from export.errors import BudgetError, QuantizationError, SpecError, UnknownNameError, UnsupportedSchemeError
 from export.quantize_checkpoint import Method, load_method
-from export.schemes import Layout, Scheme, layout
+from export.schemes import Format, Layout, Scheme, layout
 from export.search.evaluator import LOCAL, check_workers
 from export.search.layouts import Space, smallest_layout
 from export.sources import RANDOM, ModelEntry, check_same_model, model_names, read_model_entry, resolve, source_names
-from export.spec import DEFAULT_METHOD, DEFAULT_MODEL, PLAIN_METHOD, STATIC_METHOD, ExportSpec
+from export.spec import DEFAULT_METHOD, DEFAULT_MODEL, PLAIN_METHOD, STATIC_METHOD, TABLE_METHOD, ExportSpec
 
 CUSTOM = "custom"
 # what an artifact holds beside its weights: a tokenizer, four rows of logits, and the rest
@@ -103,6 +103,8 @@ def chosen_method(spec: ExportSpec, scheme: Scheme) -> str:
         return spec.method
     if scheme.activations == "int8_static":
         return PLAIN_METHOD if spec.checkpoint == RANDOM else STATIC_METHOD
+    if any(rule.format.table_rows for rule in scheme.rules if isinstance(rule.format, Format)):
+        return TABLE_METHOD
     has_int4 = scheme.is_searched or any(rule.format.bits == 4 for rule in scheme.rules)
     wants_data = has_int4 and spec.checkpoint != RANDOM
     return DEFAULT_METHOD if wants_data or spec.calibration is not None else PLAIN_METHOD
@@ -196,6 +198,7 @@ def _build(name: str, target: ModuleType, scheme: Scheme, config: ModelConfig, s
         )
     _check_activations(name, module, scheme, spec)
     formats = layout(scheme, config, module.FINEST)
+    _check_tables(name, module, formats)
     if scheme.is_searched and spec.budget_bytes is not None:
         formats = smallest_layout(searched_space(config, module, spec))
     module.check(formats, config)
@@ -213,6 +216,15 @@ def _check_activations(name: str, module: ModuleType, scheme: Scheme, spec: Expo
         raise UnsupportedSchemeError(
             f"{name} cannot keep keys and values as {scheme.cache} (scheme {spec.scheme!r}); use a scheme with a float "
             "cache, or --backend onnx, which can"
+        )
+
+
+def _check_tables(name: str, module: ModuleType, formats: Layout) -> None:
+    tables = [unit for unit, form in formats.items() if form.table_rows is not None]
+    if tables and not getattr(module, "HOLDS_TABLES", False):
+        raise UnsupportedSchemeError(
+            f"{name} cannot pack {tables[0]} as {formats[tables[0]]}: it holds no tables of values; use the scheme "
+            "int4, int8 or mixed, or --backend coreml"
         )
 
 
@@ -249,6 +261,7 @@ def _scheme_bytes(plan: Plan, name: str) -> int | None:
         for build in plan.builds:
             _check_activations(build.backend, build.module, scheme, plan.spec)
             formats = layout(scheme, plan.config, build.module.FINEST)
+            _check_tables(build.backend, build.module, formats)
             build.module.check(formats, plan.config)
             total += build.module.estimate_bytes(formats, plan.config, plan.spec.context_length)
     except (QuantizationError, UnsupportedSchemeError):

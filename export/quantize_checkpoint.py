@@ -182,6 +182,9 @@ def _check_result(method: Method, task: BlockTask, found: BlockResult) -> None:
     if set(found.codes) != wanted:
         odd = sorted(set(found.codes) ^ wanted)
         raise QuantizationError(f"{where}: codes and formats differ in {', '.join(odd)}; the method must be corrected")
+    for unit, form in task.formats.items():
+        if form.table_rows is not None and unit not in found.floats:
+            raise QuantizationError(f"{where}: makes no tables, as {unit} wants; use --method kmeans")
     for unit, codes in found.codes.items():
         check_codes(f"{where}: {unit}", task.formats[unit], task.block.shapes[unit], codes)
     for name, tensor in found.floats.items():

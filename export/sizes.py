@@ -14,6 +14,7 @@ from export.tensors import text_tensors
 from export.weights import Unit, units
 
 FLOAT_BYTES = 4
+TABLE_ENTRIES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,9 @@ class Packing:
 
     def unit_bytes(self, unit: Unit, form: Format) -> int:
         """Codes and scales of one matrix, or its floats."""
+        if form.table_rows is not None:
+            tables = unit.out_features // form.table_rows
+            return unit.num_weights // 2 + tables * TABLE_ENTRIES * self.float_bytes
         if form.is_float:
             return unit.num_weights * self.float_bytes
         return unit.num_weights * form.bits // 8 + self._scales_bytes(unit, form)

@@ -33,6 +33,7 @@ DEFAULT_LAYOUT = "inside"
 ACTIVATION_KINDS = {"int8": Activations(), "float": Activations()}  # there is only float16
 TOLERANCE = Tolerance(float_error=8e-3, quantized_kld=1e-3)
 FINEST = ROWS_ONLY
+HOLDS_TABLES = True
 # by their bytes: nothing was measured on a phone
 SPEED = Speed(
     relative={
@@ -68,30 +69,45 @@ def check_version(found: str) -> None:
 
 def check(layout: Layout, config: ModelConfig) -> None:  # noqa: ARG001 (every backend's signature)
     """Refuse what `constexpr_blockwise_shift_scale` cannot hold, and another coremltools than this was written for."""
+    check_blocks(layout, "coreml")
+
+
+def check_blocks(layout: Layout, backend: str) -> None:
+    """`check` in the name of a backend that writes Core ML programs."""
     check_version(importlib.metadata.version(PACKAGE))
     for unit, form in layout.items():
         if form.bits not in (4, 8, FLOAT.bits):
             raise UnsupportedSchemeError(
-                f"coreml cannot pack {unit} as {form}; its blockwise constants hold 4 and 8 bits, so use the scheme "
+                f"{backend} cannot pack {unit} as {form}; its blockwise constants hold 4 and 8 bits, so use the scheme "
                 "int4, int8 or mixed"
             )
 
 
 def estimate_bytes(layout: Layout, config: ModelConfig, context_length: int) -> int:
-    """At most what the model files take; a tied table is in the first package and in the last."""
-    # the head has a bias of zeros, float16
-    found = PACKING.file_bytes(layout, config, context_length) + PACKING.float_bytes * config.vocab_size
+    """At most what the model files take."""
+    return estimate_with(PACKING, layout, config, context_length)
+
+
+def estimate_with(packing: Packing, layout: Layout, config: ModelConfig, context_length: int) -> int:
+    """At most what the model files take so packed; a tied table is in the first package and in the last."""
+    # the head has a bias of zeros
+    found = packing.file_bytes(layout, config, context_length) + packing.float_bytes * config.vocab_size
     if found <= MOST_PACKAGE_BYTES or not config.tie_word_embeddings:
         return found
     (table,) = (unit for unit in units(config) if unit.name == EMBEDDING)
-    return found + PACKING.unit_bytes(table, layout[EMBEDDING])
+    return found + packing.unit_bytes(table, layout[EMBEDDING])
 
 
 def lower(
     store: QuantizedCheckpoint, request: LoweringRequest, directory: Path, progress: Callable[[str, int], None]
 ) -> Lowered:
     """Write the packages and coreml.json."""
-    captured = capture_decoder(store, request)
+    return lower_captured(capture_decoder(store, request), directory, progress)
+
+
+def lower_captured(captured: Captured, directory: Path, progress: Callable[[str, int], None]) -> Lowered:
+    """Write the packages and coreml.json of a captured decoder."""
+    request = captured.request
     packages = split_layers(captured, MOST_PACKAGE_BYTES)
     for name, layers in packages.items():
         write_layers(captured, layers, directory / name, progress)
@@ -107,7 +123,7 @@ def lower(
         activations=ACTIVATION_KINDS[request.activations],
         details={"packages": {name: [layers.start, layers.stop] for name, layers in packages.items()}},
         tolerance=TOLERANCE,
-        float_activations="float16",
+        float_activations=captured.element,
     )
 
 

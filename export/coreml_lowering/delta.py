@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from coremltools.converters.mil.mil import Builder as mb  # noqa: N813 (the name that coremltools gives it everywhere)
 
-from export.coreml_lowering.arithmetic import exp_minus_one, scaled
+from export.coreml_lowering.arithmetic import element_of, exp_minus_one, scaled
 from export.coreml_lowering.weights import shared
 
 Array = npt.NDArray[np.floating[Any]]
@@ -64,8 +64,8 @@ def chunk(step: Step) -> tuple[Any, Any]:
     tokens = v.shape[2]
     log_decay = _column(step.log_decay)  # (1, Hv, T, 1)
     beta = _column(step.beta)
-    sums = _constant(np.tril(np.ones((tokens, tokens))))
-    later = _constant(np.tril(np.ones((tokens, tokens)), -1))
+    sums = _constant(np.tril(np.ones((tokens, tokens))), k)
+    later = _constant(np.tril(np.ones((tokens, tokens)), -1), k)
     # row i, column j: the steps j + 1 .. i added up
     exponents = mb.matmul(x=sums, y=mb.mul(x=log_decay, y=later))
     between = mb.mul(x=mb.exp(x=exponents), y=sums)
@@ -90,15 +90,16 @@ def invert_unit_lower(system: Any) -> Any:
     """The inverse of I + L for strictly lower triangular L (1, H, T, T), T a power of two."""
     tokens = system.shape[-1]
     blocks = np.arange(tokens)
-    near = _constant(_same(blocks // BASE))
+    near = _constant(_same(blocks // BASE), system)
     negative = scaled(mb.mul(x=system, y=near), -1.0)
     square = mb.matmul(x=negative, y=negative)
-    inverse = mb.add(x=_constant(np.eye(tokens)), y=negative)
+    inverse = mb.add(x=_constant(np.eye(tokens), system), y=negative)
     # (I + N)(I + N^2), all of the series where N^4 is zero
     inverse = mb.add(x=inverse, y=mb.matmul(x=inverse, y=square))
     size = BASE
     while size < tokens:
-        coupling = mb.mul(x=system, y=_constant(_same(blocks // (2 * size)) - _same(blocks // size)))
+        pairs = _same(blocks // (2 * size)) - _same(blocks // size)
+        coupling = mb.mul(x=system, y=_constant(pairs, system))
         inverse = mb.sub(x=inverse, y=mb.matmul(x=inverse, y=mb.matmul(x=coupling, y=inverse)))
         size *= 2
     return inverse
@@ -110,9 +111,9 @@ def _same(blocks: npt.NDArray[np.integer[Any]]) -> Array:
     return found
 
 
-def _constant(array: Array) -> Any:
-    """A float16 matrix (1, 1, T, T)."""
-    return shared(array.astype(np.float16)[None, None])
+def _constant(array: Array, like: Any) -> Any:
+    """A matrix (1, 1, T, T) of another value's type."""
+    return shared(array.astype(element_of(like))[None, None])
 
 
 def _by_heads(step: Step) -> tuple[Any, Any, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,16 +22,21 @@ from export.coreml_lowering.state import CONV_WIDTH, FileState
 from export.coreml_lowering.weights import Weight, shared
 from export.errors import LoweringError
 
+Element = Literal["float16", "float32"]
 MASKED = -3e4  # added to scores of slots behind the sequence; -inf would make NaN of a difference, and 65504 is near
 SMALL_OUTPUTS = 4.0  # what a linear attention's outputs are multiplied by before their norm
 
 
 @dataclass(frozen=True, kw_only=True)
 class Matrix:
-    """A weight matrix (out, in): one float16 tensor, or codes with scales (out, groups)."""
+    """A weight matrix (out, in): one float tensor, codes with scales (out, groups), or codes with tables.
+
+    `tables` (runs of rows, 1, 16, 1) hold what each code stands for.
+    """
 
     values: Weight
     scales: Weight | None = None
+    tables: Weight | None = None
 
 
 @dataclass(kw_only=True)
@@ -41,6 +46,7 @@ class Emitter:
     tokens: int
     context_length: int
     inputs: Mapping[str, Any]
+    element: Element = "float16"  # of everything that is computed; states are float16
     outputs: dict[str, Any] = field(default_factory=dict)
     dense: dict[str, Any] = field(default_factory=dict)
     repeated_masks: dict[int, Any] = field(default_factory=dict)
@@ -50,6 +56,16 @@ class Emitter:
     def is_step(self) -> bool:
         return self.tokens == 1
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether more is computed than a state can hold."""
+        return self.element == "float32"
+
+    @property
+    def short_name(self) -> str:
+        """What a program calls its element type."""
+        return {"float16": "fp16", "float32": "fp32"}[self.element]
+
     @cached_property
     def positions(self) -> Any:
         """int32 (T,): where each token stands."""
@@ -57,29 +73,29 @@ class Emitter:
 
     @cached_property
     def counts(self) -> Any:
-        """float16 (1, T, 1): one for a token that counts, zero for padding."""
+        """(1, T, 1): one for a token that counts, zero for padding."""
         found = mb.less(x=np.arange(self.tokens, dtype=np.int32).reshape(1, -1, 1), y=self.inputs["length"])
-        return mb.cast(x=found, dtype="fp16")
+        return mb.cast(x=found, dtype=self.short_name)
 
     @cached_property
     def last(self) -> Any:
-        """float16 (1, 1, T): one at the last token that counts."""
+        """(1, 1, T): one at the last token that counts."""
         ends = np.arange(1, self.tokens + 1, dtype=np.int32).reshape(1, 1, -1)
-        return mb.cast(x=mb.equal(x=ends, y=self.inputs["length"]), dtype="fp16")
+        return mb.cast(x=mb.equal(x=ends, y=self.inputs["length"]), dtype=self.short_name)
 
     @cached_property
     def end_window(self) -> Any:
-        """float16 (1, CONV_WIDTH + T, CONV_WIDTH): takes the columns that end with the last token that counts."""
+        """(1, CONV_WIDTH + T, CONV_WIDTH): takes the columns that end with the last token that counts."""
         rows, columns = np.arange(CONV_WIDTH + self.tokens), np.arange(CONV_WIDTH)
         offset = (rows[:, None] - columns[None, :]).astype(np.int32)
-        return mb.cast(x=mb.equal(x=offset[None], y=self.inputs["length"]), dtype="fp16")
+        return mb.cast(x=mb.equal(x=offset[None], y=self.inputs["length"]), dtype=self.short_name)
 
     def mask(self, repeat: int) -> Any:
-        """float16 (repeat T, S): what is added to the scores of each slot, `repeat` times over."""
+        """(repeat T, S): what is added to the scores of each slot, `repeat` times over."""
         if repeat not in self.repeated_masks:
             slots = np.arange(self.context_length, dtype=np.int32).reshape(1, -1)
             behind = mb.greater(x=slots, y=mb.expand_dims(x=self.positions, axes=[1]))
-            once = arithmetic.scaled(mb.cast(x=behind, dtype="fp16"), MASKED)
+            once = arithmetic.scaled(mb.cast(x=behind, dtype=self.short_name), MASKED)
             self.repeated_masks[repeat] = mb.concat(values=[once] * repeat, axis=0) if repeat > 1 else once
         return self.repeated_masks[repeat]
 
@@ -92,7 +108,7 @@ class Emitter:
         return mb.reshape(x=found, shape=[1, 1, *rest])
 
     def matrix(self, matrix: Matrix) -> Any:
-        """The float16 values that a matrix stands for; decompressed by Core ML where it holds codes."""
+        """The values that a matrix stands for; decompressed by Core ML where it holds codes."""
         name = matrix.values.name
         if name not in self.dense:
             values = matrix.values.stand_in()
@@ -100,25 +116,30 @@ class Emitter:
                 values = mb.constexpr_blockwise_shift_scale(
                     data=values, scale=matrix.scales.stand_in(), name=f"{name}_dense"
                 )
+            elif matrix.tables is not None:
+                values = mb.constexpr_lut_to_dense(indices=values, lut=matrix.tables.stand_in(), name=f"{name}_dense")
             self.dense[name] = values
         return self.dense[name]
 
     def product(self, x: Any, matrix: Matrix) -> Any:
         """x times a matrix; a `linear` without a bias would write zeros of its own."""
-        bias = shared(np.zeros(matrix.values.shape[0], np.float16))
+        bias = shared(np.zeros(matrix.values.shape[0], self.element))
         return mb.linear(x=x, weight=self.matrix(matrix), bias=bias)
 
     def read(self, state: FileState) -> Any:
         """What a state holds at the start of the call."""
         value = self.inputs[state.name]
-        return value if state.is_input else mb.read_state(input=value)
+        held = value if state.is_input else mb.read_state(input=value)
+        return mb.cast(x=held, dtype="fp32") if self.is_exact else held
 
     def write(self, state: FileState, value: Any) -> Any:
         """Keep a state's new value; use what this returns, so that nothing reads the old one afterwards."""
+        kept = mb.cast(x=value, dtype="fp16") if self.is_exact else value
         if not state.is_input:
-            return mb.coreml_update_state(state=self.inputs[state.name], value=value)
-        self.outputs[state.output_name] = mb.identity(x=value, name=state.output_name)
-        return value
+            kept = mb.coreml_update_state(state=self.inputs[state.name], value=kept)
+        else:
+            self.outputs[state.output_name] = mb.identity(x=kept, name=state.output_name)
+        return mb.cast(x=kept, dtype="fp32") if self.is_exact else kept
 
 
 Emit = Callable[[Emitter, list[Any], fx.Node], Any]
@@ -218,7 +239,7 @@ def _gated_delta(emitter: Emitter, args: list[Any], node: fx.Node) -> Any:  # no
 def _causal_conv(emitter: Emitter, args: list[Any], node: fx.Node) -> Any:  # noqa: ARG001
     x, weight, state = args
     channels, width = x.shape[-1], weight.shape[-1]
-    columns = mb.concat(values=[emitter.read(state), mb.transpose(x=x, perm=[0, 2, 1])], axis=-1)
+    columns = mb.concat(values=[_kept_columns(emitter, state, width - 1), mb.transpose(x=x, perm=[0, 2, 1])], axis=-1)
     seen = mb.slice_by_size(
         x=columns, begin=[0, 0, CONV_WIDTH - (width - 1)], size=[1, channels, width - 1 + emitter.tokens]
     )
@@ -227,7 +248,29 @@ def _causal_conv(emitter: Emitter, args: list[Any], node: fx.Node) -> Any:  # no
         kept = mb.slice_by_size(x=columns, begin=[0, 0, 1], size=[1, channels, CONV_WIDTH])
     else:
         kept = mb.matmul(x=columns, y=emitter.end_window)
-    return mb.transpose(x=mb.silu(x=out), perm=[0, 2, 1]), emitter.write(state, kept)
+    emitter.write(state, _with_rests(kept, width - 1) if emitter.is_exact else kept)
+    return mb.transpose(x=mb.silu(x=out), perm=[0, 2, 1]), None
+
+
+def _kept_columns(emitter: Emitter, state: FileState, count: int) -> Any:
+    """The convolution's state, of which the last `count` columns matter.
+
+    What float16 loses of them lies just before, in a program that computes with more.
+    """
+    held = emitter.read(state)
+    if not emitter.is_exact:
+        return held
+    channels = held.shape[1]
+    unused, rests, heads = mb.split(x=held, split_sizes=[CONV_WIDTH - 2 * count, count, count], axis=-1)
+    blank = mb.slice_by_size(x=held, begin=[0, 0, 0], size=[1, channels, count])
+    return mb.concat(values=[unused, blank, mb.add(x=heads, y=rests)], axis=-1)
+
+
+def _with_rests(columns: Any, count: int) -> Any:
+    """Columns (1, C, CONV_WIDTH) with the rests of the last `count` before these, as `_kept_columns` reads them."""
+    unused, _, last = mb.split(x=columns, split_sizes=[CONV_WIDTH - 2 * count, count, count], axis=-1)
+    rests = mb.sub(x=last, y=mb.cast(x=mb.cast(x=last, dtype="fp16"), dtype="fp32"))
+    return mb.concat(values=[unused, rests, last], axis=-1)
 
 
 def _attention(emitter: Emitter, args: list[Any], node: fx.Node) -> Any:  # noqa: ARG001

@@ -21,8 +21,9 @@ from torch.export import Dim, ExportedProgram
 from export.backends import LoweringRequest
 from export.capture import capture, fake_tensors
 from export.coreml_lowering import arithmetic
-from export.coreml_lowering.emit import Emitter, Matrix, call
+from export.coreml_lowering.emit import Element, Emitter, Matrix, call
 from export.coreml_lowering.state import FileState, file_states
+from export.coreml_lowering.tables import ENTRIES, codes_of, values_of
 from export.coreml_lowering.weights import Weight
 from export.decoder import Decoder, Recipe
 from export.decoder import Matrix as DecoderMatrix
@@ -51,6 +52,7 @@ class Captured:
     program: ExportedProgram
     weights: Mapping[str, Any]
     request: LoweringRequest
+    element: Element
 
 
 class _Text(nn.Module):
@@ -65,7 +67,7 @@ class _Text(nn.Module):
         return (logits,)
 
 
-def capture_decoder(store: QuantizedCheckpoint, request: LoweringRequest) -> Captured:
+def capture_decoder(store: QuantizedCheckpoint, request: LoweringRequest, element: Element = "float16") -> Captured:
     """Capture the decoder under fake tensors and name its weights."""
     with fake_tensors():
         decoder = Decoder(request.config, request.layout, request.context_length)
@@ -74,8 +76,8 @@ def capture_decoder(store: QuantizedCheckpoint, request: LoweringRequest) -> Cap
         length = Dim("tokens", min=1, max=request.context_length)
         shapes = ({1: length}, {2: length}, None, [None] * len(state))
         program = capture(_Text(decoder), (tokens, tokens.expand(3, 1, 8), start, state), shapes)
-        weights = _weights(decoder, store, request.context_length)
-    return Captured(program=program, weights=weights, request=request)
+        weights = _weights(decoder, store, request.context_length, element)
+    return Captured(program=program, weights=weights, request=request, element=element)
 
 
 def build_program(captured: Captured, layers: range, functions: Sequence[FunctionSpec]) -> Program:
@@ -102,7 +104,7 @@ def package_weights(captured: Captured, layers: range) -> list[Weight]:
 
 def _parts(weight: Any) -> list[Weight]:
     if isinstance(weight, Matrix):
-        return [weight.values] if weight.scales is None else [weight.values, weight.scales]
+        return [part for part in (weight.values, weight.scales, weight.tables) if part is not None]
     return [weight] if isinstance(weight, Weight) else []
 
 
@@ -111,7 +113,12 @@ def _function(captured: Captured, layers: range, spec: FunctionSpec) -> Function
     states = file_states(request.config, request.context_length, outside=spec.outside)
     function = Function(_placeholders(captured, layers, spec, states), opset_version=ct.target.iOS18)
     with function:
-        emitter = Emitter(tokens=spec.tokens, context_length=request.context_length, inputs=function.inputs)
+        emitter = Emitter(
+            tokens=spec.tokens,
+            context_length=request.context_length,
+            inputs=function.inputs,
+            element=captured.element,
+        )
         result = _walk(captured, layers, emitter, states)
         name = LOGITS if layers.stop == request.config.num_layers else _hidden(layers.stop)
         outputs = [mb.identity(x=result, name=name), *emitter.outputs.values()]
@@ -121,11 +128,12 @@ def _function(captured: Captured, layers: range, spec: FunctionSpec) -> Function
 
 def _placeholders(captured: Captured, layers: range, spec: FunctionSpec, states: Sequence[FileState]) -> dict[str, Any]:
     config = captured.request.config
+    float_type = {"float16": types.fp16, "float32": types.fp32}[captured.element]
     found = {}
     if layers.start == 0:
         found["input_ids"] = mb.placeholder((1, spec.tokens), dtype=types.int32)
     else:
-        found[_hidden(layers.start)] = mb.placeholder((1, spec.tokens, config.hidden_size), dtype=types.fp16)
+        found[_hidden(layers.start)] = mb.placeholder((1, spec.tokens, config.hidden_size), dtype=float_type)
     found["position"] = mb.placeholder((1,), dtype=types.int32)
     if spec.tokens > 1:
         found["length"] = mb.placeholder((1,), dtype=types.int32)
@@ -198,7 +206,9 @@ def _boundary(captured: Captured, layer: int) -> fx.Node | None:
     return None
 
 
-def _weights(decoder: Decoder, store: QuantizedCheckpoint, context_length: int) -> dict[str, Any]:
+def _weights(
+    decoder: Decoder, store: QuantizedCheckpoint, context_length: int, float_element: Element
+) -> dict[str, Any]:
     """What stands for each buffer of the captured module."""
     modules = dict(decoder.named_modules())
     found: dict[str, Any] = {}
@@ -211,15 +221,41 @@ def _weights(decoder: Decoder, store: QuantizedCheckpoint, context_length: int) 
         if field == "codes" and isinstance(module, DecoderMatrix):
             element = "int4" if module.form.bits == 4 else "int8"
             scales_shape = tuple(module.scales.shape)
-            scales = _weight(f"{owner}.scales", module.recipes["scales"], scales_shape, "float16", store, 0)
+            scales = _weight(f"{owner}.scales", module.recipes["scales"], scales_shape, float_element, store, 0)
             codes = _weight(name, recipe, shape, element, store, 0)
             found[f"decoder.{name}"] = Matrix(values=codes, scales=scales)
+        elif field == "weight" and isinstance(module, DecoderMatrix) and module.form.table_rows is not None:
+            found[f"decoder.{name}"] = _in_tables(name, recipe, shape, module.form.table_rows, float_element, store)
         elif field == "weight":
-            found[f"decoder.{name}"] = Matrix(values=_weight(name, recipe, shape, "float16", store, 0))
+            found[f"decoder.{name}"] = Matrix(values=_weight(name, recipe, shape, float_element, store, 0))
         else:
             stored = _plain_shape(name, recipe, shape)
-            found[f"decoder.{name}"] = _weight(name, recipe, stored, "float16", store, context_length)
+            found[f"decoder.{name}"] = _weight(name, recipe, stored, float_element, store, context_length)
     return found
+
+
+def _in_tables(
+    name: str, recipe: Recipe, shape: tuple[int, ...], rows: int, float_element: Element, store: QuantizedCheckpoint
+) -> Matrix:
+    """A matrix of few values as codes and tables."""
+
+    def tables() -> Tensor:
+        return values_of(name, materialize(recipe, store, 0), rows)
+
+    def codes() -> np.ndarray[Any, Any]:
+        weight = materialize(recipe, store, 0)
+        return codes_of(weight, values_of(name, weight, rows)).numpy()
+
+    plain = name.replace(".", "_")
+    return Matrix(
+        values=Weight(name=plain, shape=shape, element="uint4", make=codes),
+        tables=Weight(
+            name=f"{plain}_tables",
+            shape=(shape[0] // rows, 1, ENTRIES, 1),
+            element=float_element,
+            make=lambda: tables().numpy(),
+        ),
+    )
 
 
 def _plain_shape(name: str, recipe: Recipe, shape: tuple[int, ...]) -> tuple[int, ...]:

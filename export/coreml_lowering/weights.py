@@ -27,12 +27,19 @@ LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 
 Array = npt.NDArray[np.generic]
 # what the program's type system calls them; a 4-bit element takes a byte in memory and half of one in the file
-ELEMENTS = {"float16": np.dtype(np.float16), "int8": np.dtype(np.int8), "int4": types.np_int4_dtype}
+ELEMENTS = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "int8": np.dtype(np.int8),
+    "int4": types.np_int4_dtype,
+    "uint4": types.np_uint4_dtype,
+}
+BITS = {"float32": 32, "float16": 16, "int8": 8, "int4": 4, "uint4": 4}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Weight:
-    """One tensor of the file: `make` gives float32 for float16 elements, and int8 for integer ones, in any shape."""
+    """One tensor of the file: `make` gives float32 for floats, and a byte for each integer, in any shape."""
 
     name: str
     shape: tuple[int, ...]
@@ -41,13 +48,13 @@ class Weight:
 
     @property
     def num_bytes(self) -> int:
-        bits = {"float16": 16, "int8": 8, "int4": 4}[self.element]
-        return int(np.prod(self.shape)) * bits // 8
+        return int(np.prod(self.shape)) * BITS[self.element] // 8
 
     def stand_in(self) -> Any:
         """The constant in the function under construction."""
         if int(np.prod(self.shape)) < SMALLEST_BLOB:
-            return mb.const(val=as_float16(self.name, self.make()).reshape(self.shape), name=self.name)
+            array = self.make().reshape(self.shape)
+            return mb.const(val=as_float16(self.name, array) if self.element == "float16" else array, name=self.name)
         found = mb.const(val=np.broadcast_to(np.zeros((), ELEMENTS[self.element]), self.shape), name=self.name)
         found.op.weight_id = self.name
         return found
@@ -95,6 +102,10 @@ def _write(blobs: Any, weight: Weight) -> int:
         return int(blobs.write_int4_data(np.ascontiguousarray(array)))
     if weight.element == "int8":
         return int(blobs.write_int8_data(np.ascontiguousarray(array)))
+    if weight.element == "uint4":
+        return int(blobs.write_uint4_data(np.ascontiguousarray(array)))
+    if weight.element == "float32":
+        return int(blobs.write_float_data(np.ascontiguousarray(array, dtype=np.float32)))
     return int(blobs.write_fp16_data(as_float16(weight.name, array).view(np.uint16)))
 
 

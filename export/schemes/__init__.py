@@ -25,11 +25,13 @@ class Format:
 
     Codes are symmetric and scales representable in bfloat16 (the numeric contract of docs/design.md), so the same codes
     pack into every backend that holds the format: 4 bits in groups and 8 bits per row into all, 8 bits in groups into
-    some.
+    some. A float matrix may be restricted to 16 values in each run of `table_rows` rows, for backends that store tables
+    (`HOLDS_TABLES`).
     """
 
     bits: int
     group_size: int | None = None
+    table_rows: int | None = None
 
     @property
     def is_float(self) -> bool:
@@ -40,7 +42,9 @@ class Format:
         return in_features // (self.group_size or in_features)
 
     def __str__(self) -> str:
-        return "float" if self.is_float else f"int{self.bits}_{f'g{self.group_size}' if self.group_size else 'row'}"
+        if self.is_float:
+            return "float" if self.table_rows is None else f"table4_r{self.table_rows}"
+        return f"int{self.bits}_{f'g{self.group_size}' if self.group_size else 'row'}"
 
 
 FLOAT = Format(bits=FLOAT_BITS)
@@ -113,6 +117,11 @@ def layout(scheme: Scheme, config: ModelConfig, finest: Mapping[int, Format] = R
 def check_format(unit: Unit, form: Format, why: str) -> None:
     """Refuse a format that does not divide a matrix; `why` says where the format was asked for."""
     group_size = form.group_size
+    if form.table_rows is not None and unit.out_features % form.table_rows:
+        raise QuantizationError(
+            f"{unit.name}: {unit.out_features} rows are not divisible by {form.table_rows} rows a table ({why}); use "
+            "the scheme int4 or int8"
+        )
     if form.is_float:
         return
     if form.bits == 4 and (group_size is None or group_size % MIN_GROUP):

@@ -2,8 +2,8 @@
 
 A compressed weight is a chain of `constexpr` operators over parts of the file of constants. Two functions of a package
 that use the same parts share the decoded tensor, since it is kept under what it was made from and not under a name.
-What matrices multiply is kept widened to fp32, which is what would be computed with anyway; beyond a budget nothing
-more is kept, and decoding is repeated at each use.
+What matrices multiply is widened to fp32, and kept so while that is little: a small model's steps are then quick, and a
+large one takes half the memory. Beyond a budget nothing more is kept, and decoding is repeated at each use.
 """
 
 import math
@@ -17,7 +17,8 @@ from torch import Tensor
 from runtimes.mil.errors import ProgramError
 from runtimes.mil.types import ELEMENTS
 
-KEEP_BYTES: Final = 4_000_000_000
+KEEP_BYTES: Final = 3_000_000_000
+WIDENED_BYTES: Final = 400_000_000  # kept in fp32, of those
 ROWS_ELEMENTS: Final = 1 << 24  # decoded at a time
 
 Decoder = Callable[[Mapping[str, Tensor | str]], Tensor]
@@ -37,6 +38,7 @@ class Constants:
     def __init__(self, keep_bytes: int = KEEP_BYTES) -> None:
         self._kept: dict[object, Tensor | str] = {}
         self._keep_bytes = keep_bytes
+        self._widened_bytes = 0
         self.kept_bytes = 0
 
     def value(self, constant: Constant, *, wide: bool = False) -> Tensor | str:
@@ -47,8 +49,11 @@ class Constants:
             self._keep(constant.key, found)
         if not wide or isinstance(found, str) or found.dtype != torch.float16:
             return found
-        widened = widen(found)  # takes the place of the narrow one: whoever wants that rounds it back, exactly
-        self._keep(constant.key, widened)
+        widened = widen(found)
+        if self._widened_bytes + _bytes(widened) <= WIDENED_BYTES:
+            # takes the place of the narrow one: whoever wants that rounds it back, exactly
+            self._widened_bytes += _bytes(widened)
+            self._keep(constant.key, widened)
         return widened
 
     def _keep(self, key: object, value: Tensor | str) -> None:
