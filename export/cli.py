@@ -26,9 +26,11 @@ from export.sources import DEFAULT_SOURCE, RANDOM, model_names, read_model_entry
 from export.spec import (
     DEFAULT_CONTEXT_LENGTH,
     DEFAULT_METHOD,
+    DEFAULT_MODALITY,
     DEFAULT_MODEL,
     DEFAULT_SCHEME,
     DEFAULT_WORKERS,
+    MODALITIES,
     PLAIN_METHOD,
     STATIC_METHOD,
     ExportSpec,
@@ -241,7 +243,13 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"{known['backends']}; repeatable (default: all of the target's)",
     )
-    add("--modality", default="text", metavar="NAME", help="text (default: text)")
+    add(
+        "--modality",
+        default=DEFAULT_MODALITY,
+        metavar="NAME",
+        help=f"{', '.join(MODALITIES)}: 'image' adds the vision tower, where the backend holds it "
+        f"(default: {DEFAULT_MODALITY})",
+    )
 
 
 class _TimeLeft(TimeRemainingColumn):

@@ -5,7 +5,7 @@ The reader, and the one definition of a manifest, is runtimes/artifact.py.
 
 import os
 import platform
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import distributions, version
 from math import prod
 from pathlib import Path
@@ -20,6 +20,7 @@ from export.sources import ResolvedCheckpoint
 from export.spec import digest
 from export.text_files import CHAT_TEMPLATE, TOKENIZER, TextFiles
 from export.user_cache import file_sha256, write_atomically
+from export.vision.request import VisionRequest
 from runtimes.artifact import (
     DTYPE_BYTES,
     MANIFEST_NAME,
@@ -58,7 +59,12 @@ class Hashes:
 
 
 def inputs_hash(
-    plan: Plan, build: Build, resolved: ResolvedCheckpoint, text: TextFiles, calibration: object = None
+    plan: Plan,
+    build: Build,
+    resolved: ResolvedCheckpoint,
+    text: TextFiles,
+    calibration: object = None,
+    vision: VisionRequest | None = None,
 ) -> str:
     """The hash of everything beside the weights that determines an artifact's files and what its manifest says.
 
@@ -79,6 +85,7 @@ def inputs_hash(
             "modality": plan.spec.modality,
             "threads": plan.threads,
             "toolchain": toolchain(),
+            **({} if vision is None else {"vision": [asdict(vision.images), str(vision.weights.form)]}),
         }
     )
 
@@ -134,7 +141,7 @@ def artifact_manifest(
         tokenizer_file=TOKENIZER,
         chat_template_file=CHAT_TEMPLATE if text.chat_template is not None else None,
         reference_file="reference.safetensors",
-        modalities=("text",),
+        modalities=("text",) if lowered.vision is None else ("text", "image"),
         threads=plan.threads,
         state=tuple(_state(entry) for entry in lowered.state),
         files=file_entries(lowered.files[0].parent),
@@ -150,6 +157,7 @@ def artifact_manifest(
             activations=_activations(build, lowered),
             search=build.search,
         ),
+        vision=lowered.vision,
         measured=Measured(parity=None, quality=None),
     )
 

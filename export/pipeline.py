@@ -50,6 +50,9 @@ from export.text_files import TextFiles, copy_text_files, read_text_files
 from export.vision.config import image_spec
 from export.vision.request import VisionRequest, tower_format
 from export.vision.weights import TowerWeights
+from export.vision.config import image_spec
+from export.vision.request import VisionRequest, tower_format
+from export.vision.weights import TowerWeights
 
 SPACE_MARGIN = 1.05
 QUALITY_TOKENS = 2048  # a glance; `python -m export quality` takes as many as it is given
@@ -80,6 +83,16 @@ class Inputs:
     def checkpoint_bytes(self) -> int:
         """Bytes of the text model in the checkpoint."""
         return sum(self.checkpoint.entries[name].size_bytes for name in text_tensors(self.plan.config))
+
+    @property
+    def vision(self) -> VisionRequest | None:
+        """The vision tower, where one is asked for."""
+        config, plan = self.plan.vision, self.plan
+        if config is None:
+            return None
+        weights = TowerWeights(checkpoint=self.checkpoint, vision=config, form=tower_format(plan.scheme))
+        images = image_spec(self.resolved.path, config, plan.spec.context_length)
+        return VisionRequest(weights=weights, images=images)
 
     @property
     def vision(self) -> VisionRequest | None:
@@ -133,6 +146,10 @@ def read_inputs(plan: Plan, progress: Progress) -> Inputs:
     return Inputs(
         plan=plan, resolved=resolved, checkpoint=checkpoint, text=text, checkpoint_hash=_hash(checkpoint, progress)
     )
+
+
+def _tower_tensors(plan: Plan, checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    return {} if plan.vision is None else vision_tensors(checkpoint.config["vision_config"])
 
 
 def _tower_tensors(plan: Plan, checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,7 +17,17 @@ from export.schemes import Format, Layout, Scheme, layout
 from export.search.evaluator import LOCAL, check_workers
 from export.search.layouts import Space, smallest_layout
 from export.sources import RANDOM, ModelEntry, check_same_model, model_names, read_model_entry, resolve, source_names
-from export.spec import DEFAULT_METHOD, DEFAULT_MODEL, PLAIN_METHOD, STATIC_METHOD, TABLE_METHOD, ExportSpec
+from export.spec import (
+    DEFAULT_METHOD,
+    DEFAULT_MODALITY,
+    DEFAULT_MODEL,
+    PLAIN_METHOD,
+    STATIC_METHOD,
+    TABLE_METHOD,
+    ExportSpec,
+)
+from export.vision.config import VisionConfig, parse_vision_config
+from export.vision.request import tower_bytes, tower_format
 
 CUSTOM = "custom"
 # what an artifact holds beside its weights: a tokenizer, four rows of logits, and the rest
@@ -49,6 +59,7 @@ class Plan:
     method: Method
     threads: int
     builds: tuple[Build, ...]
+    vision: VisionConfig | None = None  # with --modality image
 
     @property
     def needs_calibration(self) -> bool:
@@ -76,13 +87,17 @@ def make_plan(spec: ExportSpec) -> Plan:
     if spec.source not in source_names():
         raise UnknownNameError("source", spec.source, source_names())
     entry, config, model = _model(spec)
+    vision = _vision(spec, entry, config)
     if spec.context_length > config.max_position_embeddings:
         raise SpecError(
             f"--context-length {spec.context_length} exceeds the {config.max_position_embeddings} positions of "
             f"{model}; "
             "ask for less"
         )
-    builds = tuple(_build(name, target, scheme, config, spec) for name in spec.backends or target.BACKENDS)
+    builds = tuple(
+        _with_vision(_build(name, target, scheme, config, spec), scheme, vision)
+        for name in spec.backends or target.BACKENDS
+    )
     plan = Plan(
         spec=spec,
         entry=entry,
@@ -92,6 +107,7 @@ def make_plan(spec: ExportSpec) -> Plan:
         method=method,
         threads=target.THREADS,
         builds=builds,
+        vision=vision,
     )
     _check_budget(plan)
     return plan
@@ -183,10 +199,14 @@ def _dimensions(config: ModelConfig) -> tuple[object, ...]:
 
 
 def _entry_config(entry: ModelEntry) -> ModelConfig:
+    return parse_config(_raw_config(entry), entry.name)
+
+
+def _raw_config(entry: ModelEntry) -> Mapping[str, Any]:
     if entry.config is not None:
-        return parse_config(entry.config, entry.name)
+        return entry.config
     assert entry.path is not None
-    return parse_config(read_config(entry.path), entry.name)
+    return read_config(entry.path)
 
 
 def _build(name: str, target: ModuleType, scheme: Scheme, config: ModelConfig, spec: ExportSpec) -> Build:
@@ -204,6 +224,26 @@ def _build(name: str, target: ModuleType, scheme: Scheme, config: ModelConfig, s
     module.check(formats, config)
     model_bytes = module.estimate_bytes(formats, config, spec.context_length)
     return Build(backend=name, module=module, layout=formats, model_bytes=model_bytes)
+
+
+def _vision(spec: ExportSpec, entry: ModelEntry, config: ModelConfig) -> VisionConfig | None:
+    """The vision tower's dimensions where one is asked for."""
+    if spec.modality == DEFAULT_MODALITY:
+        return None
+    raw = _raw_config(entry) if spec.checkpoint in (None, RANDOM) else read_config(Path(spec.checkpoint or ""))
+    return parse_vision_config(raw, config, entry.name if spec.checkpoint is None else f"{spec.checkpoint}/config.json")
+
+
+def _with_vision(build: Build, scheme: Scheme, vision: VisionConfig | None) -> Build:
+    """The build with the tower's bytes counted; a backend that holds no tower is refused."""
+    if vision is None:
+        return build
+    if "image" not in getattr(build.module, "MODALITIES", ()):
+        raise UnsupportedSchemeError(
+            f"{build.backend} holds no vision tower yet (--modality image); add --backend onnx, which does, or leave "
+            "--modality out"
+        )
+    return replace(build, model_bytes=build.model_bytes + tower_bytes(vision, tower_format(scheme)))
 
 
 def _check_activations(name: str, module: ModuleType, scheme: Scheme, spec: ExportSpec) -> None:

@@ -89,12 +89,16 @@ def resolve(
     *,
     access: HubAccess | None = None,
     progress: Progress | None = None,
+    vision: bool = False,
 ) -> ResolvedCheckpoint:
-    """Return the checkpoint that `--model`, `--checkpoint` and `--source` mean, on this machine's disk."""
+    """Return the checkpoint that `--model`, `--checkpoint` and `--source` mean, on this machine's disk.
+
+    `vision` is whether random weights shall have a vision tower; others have what they have.
+    """
     if source not in source_names():
         raise UnknownNameError("source", source, source_names())
     if checkpoint == RANDOM:
-        return _random(entry, progress)
+        return _random(entry, progress, vision)
     if checkpoint is not None:
         return _local(Path(checkpoint))
     if entry.path is not None:
@@ -154,11 +158,11 @@ def _local(path: Path) -> ResolvedCheckpoint:
     return ResolvedCheckpoint(path=path, hub_id=None, revision=None, source="local", weights=weights)
 
 
-def _random(entry: ModelEntry, progress: Progress | None) -> ResolvedCheckpoint:
+def _random(entry: ModelEntry, progress: Progress | None, vision: bool) -> ResolvedCheckpoint:
     config = entry.config if entry.config is not None else read_config(_entry_path(entry))
     fingerprint = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
-    directory = user_cache.directory("random") / f"{entry.name}-{fingerprint}"
-    write_random_checkpoint(directory, RandomSpec(config=config), progress)
+    directory = user_cache.directory("random") / f"{entry.name}-{'vision-' if vision else ''}{fingerprint}"
+    write_random_checkpoint(directory, RandomSpec(config=config, vision=vision), progress)
     _write_tokenizer(entry, directory)
     return ResolvedCheckpoint(
         path=directory, hub_id=entry.hub_id, revision=entry.revision, source=RANDOM, weights="random"

@@ -18,6 +18,8 @@ TABLE_METHOD = "kmeans"  # of schemes that keep values in tables
 PLAIN_METHOD = "rtn"  # for 8 bits and floats, which it costs little, and random weights, which have nothing to lose
 DEFAULT_CONTEXT_LENGTH = 4096
 DEFAULT_WORKERS = "local"
+MODALITIES = ("text", "image")  # "image": text and images, with the vision tower in the bundle
+DEFAULT_MODALITY = "text"
 MIN_CONTEXT_LENGTH = 16
 MAX_CONTEXT_LENGTH = 262_144  # Qwen3.5's own limit
 MAX_GROUP_SIZE = 1 << 20
@@ -42,7 +44,7 @@ class ExportSpec:
     group_size: int | None = None
     calibration: Path | None = None
     backends: tuple[str, ...] = ()
-    modality: str = "text"
+    modality: str = DEFAULT_MODALITY
     context_length: int = DEFAULT_CONTEXT_LENGTH
     budget_bytes: int | None = None
     workers: str = DEFAULT_WORKERS
@@ -58,8 +60,8 @@ class ExportSpec:
                 f"--context-length {self.context_length} is out of range; use {MIN_CONTEXT_LENGTH} to "
                 f"{MAX_CONTEXT_LENGTH} tokens"
             )
-        if self.modality != "text":
-            raise SpecError(f"--modality {self.modality!r} is not built yet; use text")
+        if self.modality not in MODALITIES:
+            raise SpecError(f"--modality {shown(self.modality)} is unknown; known: {', '.join(MODALITIES)}")
         if len(set(self.backends)) != len(self.backends):
             raise SpecError(f"--backend names one backend twice ({', '.join(self.backends)}); name each once")
 

@@ -17,6 +17,7 @@ from typing import Any, Literal, NoReturn, cast
 import jsonschema
 
 from runtimes.errors import FileMismatchError, ManifestError, ManifestVersionError, NotAnArtifactError
+from runtimes.vision.spec import ImageSpec
 
 MANIFEST_NAME = "manifest.json"
 SCHEMA_VERSION = 1
@@ -96,6 +97,23 @@ class Quantization:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Vision:
+    """The part of an artifact that sees: its files, the tokens around an image, and how an image is prepared.
+
+    `hidden_size` is the width of a feature; `format` that of the tower's blocks, such as "int8_row".
+    """
+
+    tower_file: str
+    embedding_file: str
+    format: str
+    hidden_size: int
+    image_token_id: int
+    vision_start_token_id: int
+    vision_end_token_id: int
+    images: ImageSpec
+
+
+@dataclass(frozen=True, kw_only=True)
 class Measured:
     """Figures taken from the finished artifact; null where nobody measured."""
 
@@ -132,11 +150,15 @@ class Manifest:
     toolchain: Mapping[str, str]
     inputs: Inputs
     quantization: Quantization | None = None
+    vision: Vision | None = None
     measured: Measured
 
     def to_dict(self) -> dict[str, Any]:
-        """The manifest as plain JSON values, in the order of the fields."""
-        return cast(dict[str, Any], json.loads(json.dumps(asdict(self), allow_nan=False)))
+        """The manifest as plain JSON values, in the order of the fields; `vision` only where there is any."""
+        content = cast(dict[str, Any], json.loads(json.dumps(asdict(self), allow_nan=False)))
+        if self.vision is None:
+            del content["vision"]
+        return content
 
     def to_json(self) -> str:
         """The text of `manifest.json`: the same manifest always gives the same bytes."""
@@ -226,6 +248,7 @@ def parse_manifest(content: bytes, *, where: str = MANIFEST_NAME) -> Manifest:
     _check_files(manifest, where)
     _check_state(manifest, where)
     _check_tokens(manifest, where)
+    _check_vision(manifest, where)
     return manifest
 
 
@@ -340,9 +363,36 @@ def _build(data: Mapping[str, Any]) -> Manifest:
         "files": tuple(FileEntry(**entry) for entry in data["files"]),
         "inputs": Inputs(**data["inputs"]),
         "quantization": Quantization(**data["quantization"]) if data.get("quantization") else None,
+        "vision": _vision(data["vision"]) if data.get("vision") else None,
         "measured": Measured(**data["measured"]),
     }
     return Manifest(**{**data, **built})
+
+
+def _vision(data: Mapping[str, Any]) -> Vision:
+    images = {**data["images"], "mean": tuple(data["images"]["mean"]), "std": tuple(data["images"]["std"])}
+    return Vision(**{**data, "images": ImageSpec(**images)})
+
+
+def _check_vision(manifest: Manifest, where: str) -> None:
+    """Whether what sees fits the rest; there is such a part exactly where "image" is among the modalities."""
+    vision = manifest.vision
+    if (vision is None) == ("image" in manifest.modalities):
+        has = "no vision" if vision is None else "vision"
+        raise _refused(where, f"modalities are {list(manifest.modalities)}, yet there is {has}")
+    if vision is None:
+        return
+    listed = {entry.path for entry in manifest.files}
+    for path in (vision.tower_file, vision.embedding_file):
+        if path not in listed:
+            raise _refused(where, f"vision file {path!r} is not among its files")
+    for token in (vision.image_token_id, vision.vision_start_token_id, vision.vision_end_token_id):
+        if token >= manifest.vocab_size:
+            raise _refused(where, f"vision token id {token} is outside vocab_size {manifest.vocab_size}")
+    images = vision.images
+    if images.max_pixels < max(images.min_pixels, images.factor**2):
+        sizes = f"{images.min_pixels} to {images.max_pixels} pixels"
+        raise _refused(where, f"images of {sizes} leave no room for a token of {images.factor} x {images.factor}")
 
 
 def _check_files(manifest: Manifest, where: str) -> None:

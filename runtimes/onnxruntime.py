@@ -5,11 +5,17 @@ present at the same time: GroupQueryAttention appends to it in place and reads h
 attention mask. The buffer comes from anonymous memory, so the system commits its pages as tokens reach them and a short
 chat stays small. Convolution and recurrent states are updated in place as well, as onnxruntime-genai does; `verify`
 proves for each artifact that this gives the logits of a one-shot run. A step costs one binding and one call.
+
+A model that sees comes as three graphs over one data file: the text model reads embeddings, which a second graph makes
+of tokens and image features, which a third makes of patches. The third is opened when the first image comes.
 """
 
 import mmap
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, as the library loads: nothing phones home
@@ -18,14 +24,20 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from runtimes.artifact import Artifact, StateTensor
+from runtimes.artifact import Artifact, StateTensor, Vision
 from runtimes.device import default_threads
-from runtimes.errors import RuntimeFailedError
+from runtimes.errors import ImageError, RuntimeFailedError, SnapshotError
 from runtimes.runner import Logits, check_version
-from runtimes.state import SequenceState, StateBuffer
+from runtimes.state import SequenceState, StateBuffer, StateSnapshot
 from runtimes.state_runner import StateRunner
+from runtimes.vision.positions import TokenGrid, next_position
+from runtimes.vision.preprocess import PatchedImage
+from runtimes.vision.prompt import Features, Prompt, SeenImage
 
-TOKEN_INPUTS: Final = ("input_ids", "attention_mask", "position_ids")
+IDS: Final = "input_ids"
+EMBEDDINGS: Final = "inputs_embeds"
+IMAGE_FEATURES: Final = "image_features"
+SHARED_INPUTS: Final = ("attention_mask", "position_ids")
 LOGITS: Final = "logits"
 POSITION_ROWS: Final = 3  # time, height, width: equal for text
 ELEMENT_TYPES: Final = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -37,11 +49,13 @@ Result = TypeVar("Result")
 class OnnxRunner(StateRunner):
     """One sequence in one ONNX Runtime session."""
 
+    reads = IDS
+
     def __init__(self, artifact: Artifact, threads: int) -> None:
         super().__init__(artifact, threads)
         self._bound_tokens = 0
-        self._session = _open_session(artifact, threads)
-        _check_interface(artifact, self._session)
+        self._session = _open_session(artifact.model_file, threads)
+        _check_interface(artifact, self._session, self.reads)
         buffers = [_buffer(tensor) for tensor in artifact.manifest.state]
         self._state = SequenceState(buffers)
         self._ids = np.zeros(self.prefill_chunk, np.int64)
@@ -65,13 +79,21 @@ class OnnxRunner(StateRunner):
         count = ids.size
         total = self._position + count
         self._ids[:count] = ids
-        self._positions[: POSITION_ROWS * count].reshape(POSITION_ROWS, count)[:] = np.arange(self._position, total)
+        self._place(self._positions[: POSITION_ROWS * count].reshape(POSITION_ROWS, count))
         self._bind_input("attention_mask", self._mask, (1, total))
         if count != self._bound_tokens:  # from step to step only the mask grows
-            self._bind_input("input_ids", self._ids, (1, count))
+            self._bind_tokens(count)
             self._bind_input("position_ids", self._positions, (POSITION_ROWS, 1, count))
             self._bound_tokens = count
         _call(f"run {count} tokens after {self._position}", lambda: self._session.run_with_iobinding(self._binding))
+
+    def _place(self, rows: NDArray[np.int64]) -> None:
+        """Write the positions of the next tokens, (3, count)."""
+        rows[:] = np.arange(self._position, self._position + rows.shape[1])
+
+    def _bind_tokens(self, count: int) -> None:
+        """Let the model read that many tokens from now on."""
+        self._bind_input(IDS, self._ids, (1, count))
 
     def _last_logits(self) -> Logits:
         return self._logits.reshape(-1).astype(np.float32)
@@ -90,9 +112,122 @@ class OnnxRunner(StateRunner):
         self._binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SeeingSnapshot:
+    """A place in a sequence, and how far positions lag behind places there."""
+
+    state: StateSnapshot
+    lag: int
+
+    @property
+    def position(self) -> int:
+        return self.state.position
+
+
+class OnnxSeeingRunner(OnnxRunner):
+    """One sequence of tokens and images: `lag` is by how much positions are behind places in the sequence."""
+
+    reads = EMBEDDINGS
+
+    def __init__(self, artifact: Artifact, vision: Vision, threads: int) -> None:
+        super().__init__(artifact, threads)
+        self.vision = vision
+        self._embedding = _open_session(artifact.file(vision.embedding_file), threads)
+        self._tower_file = artifact.file(vision.tower_file)
+        self._tower: onnxruntime.InferenceSession | None = None
+        self._embeddings = np.zeros((self.prefill_chunk, vision.hidden_size), np.float32)
+        self._nothing_seen = np.zeros((0, vision.hidden_size), np.float32)
+        self._prompt: Prompt | None = None
+        self._prompt_start = 0  # the place of the prompt's first token
+        self._lag = 0
+
+    @property
+    def next_position(self) -> int:
+        """The position of the next token."""
+        return self._position - self._lag
+
+    def see(self, image: PatchedImage) -> SeenImage:
+        """Run the vision tower on an image."""
+        images, count = self.vision.images, image.height * image.width
+        if count * images.patch_size**2 > images.max_pixels:
+            raise ImageError(f"an image of {count} patches is larger than max_pixels {images.max_pixels} allows")
+        if self._tower is None:
+            self._tower = _open_session(self._tower_file, self.threads)
+        tower = self._tower
+        feed = {"pixel_values": image.patches, "image_grid_thw": np.array([[1, image.height, image.width]], np.int64)}
+        found = _call(f"encode {count} patches", lambda: tower.run([IMAGE_FEATURES], feed))
+        features: Features = found[0]
+        side = image.merge_size
+        return SeenImage(
+            features=features,
+            grid=TokenGrid(height=image.height // side, width=image.width // side),
+            digest=sha256(image.patches.tobytes()).hexdigest(),
+        )
+
+    def forward_prompt(self, prompt: Prompt) -> Logits:
+        """Append a prompt with images; `forward` appends plain text."""
+        self._prompt, self._prompt_start = prompt, self._position
+        try:
+            return self.forward(prompt.tokens)
+        finally:
+            self._prompt = None
+
+    def reset(self) -> None:
+        """Forget the sequence."""
+        super().reset()
+        self._lag = 0
+
+    def snapshot(self) -> SeeingSnapshot:  # type: ignore[override]
+        """Remember the sequence so far."""
+        return SeeingSnapshot(state=super().snapshot(), lag=self._lag)
+
+    def restore(self, snapshot: object) -> None:
+        """Go back to a snapshot of this runner."""
+        if not isinstance(snapshot, SeeingSnapshot):
+            raise SnapshotError("this snapshot was taken from another runner; a snapshot can only return to its own")
+        super().restore(snapshot.state)
+        self._lag = snapshot.lag
+
+    def close(self) -> None:
+        """Give the model's memory back."""
+        super().close()
+        del self._embedding
+        self._tower = None
+
+    def _run(self, ids: NDArray[np.int64]) -> None:
+        piece = None if self._prompt is None else self._piece(self._prompt, ids.size)
+        features = self._nothing_seen if piece is None else piece.features
+        if not piece and (ids == self.vision.image_token_id).any():
+            raise ImageError("image tokens without an image; append them with forward_prompt")
+        feed = {IDS: ids[None], IMAGE_FEATURES: features}
+        embedded = _call(f"embed {ids.size} tokens", lambda: self._embedding.run([EMBEDDINGS], feed))
+        self._embeddings[: ids.size] = embedded[0][0]
+        super()._run(ids)
+        after = self._position + ids.size
+        if piece is not None:
+            self._lag = after - next_position(piece.rows, self.next_position)
+
+    def _piece(self, prompt: Prompt, count: int) -> Prompt:
+        start = self._position - self._prompt_start
+        return prompt.cut(start, start + count)
+
+    def _place(self, rows: NDArray[np.int64]) -> None:
+        count = rows.shape[1]
+        if self._prompt is None:
+            rows[:] = np.arange(self.next_position, self.next_position + count)
+        else:
+            rows[:] = self._piece(self._prompt, count).rows
+
+    def _bind_tokens(self, count: int) -> None:
+        self._bind_input(EMBEDDINGS, self._embeddings, (1, count, self.vision.hidden_size))
+
+
 def load_runner(artifact: Artifact, threads: int | None = None) -> OnnxRunner:
     """The runner of an ONNX artifact."""
     check_version(artifact, onnxruntime.__version__)
+    vision = artifact.manifest.vision
+    if vision is not None:
+        return OnnxSeeingRunner(artifact, vision, threads or default_threads())
     return OnnxRunner(artifact, threads or default_threads())
 
 
@@ -111,22 +246,22 @@ def lazy_zeros(tensor: StateTensor) -> NDArray[Any]:
     return np.frombuffer(memory, dtype=tensor.dtype).reshape(tensor.shape)
 
 
-def _open_session(artifact: Artifact, threads: int) -> onnxruntime.InferenceSession:
+def _open_session(model: Path, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = ERROR_LOG_LEVEL
     options.enable_mem_pattern = False  # plans memory per shape, and every prefill length is a new shape
     return _call(
-        f"open {artifact.model_file}",
-        lambda: onnxruntime.InferenceSession(str(artifact.model_file), options, providers=["CPUExecutionProvider"]),
+        f"open {model}",
+        lambda: onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"]),
     )
 
 
-def _check_interface(artifact: Artifact, session: onnxruntime.InferenceSession) -> None:
+def _check_interface(artifact: Artifact, session: onnxruntime.InferenceSession, reads: str) -> None:
     """Refuse a model whose inputs and outputs are not those the manifest lists."""
     state = artifact.manifest.state
-    wanted_inputs = {*TOKEN_INPUTS, *(tensor.input_name for tensor in state)}
+    wanted_inputs = {reads, *SHARED_INPUTS, *(tensor.input_name for tensor in state)}
     wanted_outputs = {LOGITS, *(tensor.output_name for tensor in state)}
     _check_names("input", wanted_inputs, session.get_inputs(), artifact)
     _check_names("output", wanted_outputs, session.get_outputs(), artifact)

@@ -11,7 +11,8 @@ A backend's module holds
   is read;
 * `OPTIONS`, `SPEED`, `TIED`, for the search (export/search): formats to choose from, their predicted time, and the
   matrices of a layer that must share a format;
-* `lower(store, request, directory)`, which writes the model files into `directory` and says what it wrote.
+* `lower(store, request, directory)`, which writes the model files into `directory` and says what it wrote;
+* where it can hold a vision tower, `MODALITIES = ("text", "image")`.
 """
 
 from collections.abc import Mapping
@@ -22,6 +23,8 @@ from typing import Any
 from export.config import ModelConfig
 from export.decoder import Activations
 from export.schemes import ActivationKind, CacheKind, Layout
+from export.vision.request import VisionRequest
+from runtimes.artifact import Vision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,7 @@ class LoweringRequest:
     pad_token_id: int | None
     activations: ActivationKind = "int8"
     cache: CacheKind = "float"
+    vision: VisionRequest | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,3 +88,4 @@ class Lowered:
     details: Mapping[str, Any]
     tolerance: Tolerance = IN_32_BITS
     float_activations: str = "float32"
+    vision: Vision | None = None

@@ -25,6 +25,7 @@ SUMMARY = "ONNX Runtime's fused operators, 4- and 8-bit weights, int8 activation
 RUNTIME = "onnxruntime"
 OLDEST_RUNTIME = PROFILE.oldest_runtime
 CACHE_KINDS = ("float", "int8")
+MODALITIES = ("text", "image")
 FINEST = {8: Format(bits=8, group_size=ROW_BLOCK)}  # as many bytes as one scale a row, which is packed in these blocks
 
 

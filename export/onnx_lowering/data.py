@@ -54,6 +54,11 @@ class DataFile:
         offset = tensor.offset + first_row * row_bytes
         return self._reference(name, offset, shape[0] * row_bytes, tensor.dtype, shape)
 
+    @property
+    def length(self) -> int:
+        """Bytes written so far."""
+        return self._file.tell()
+
     def close(self) -> None:
         self._file.close()
 

@@ -9,13 +9,18 @@ long prompt: the fused operators take as long per token at 128 tokens as at 512.
 from typing import Any
 
 from export.backends import LoweringRequest
+from export.onnx_lowering.vision import EMBEDDING_FILE, TOWER_FILE
+from export.vision.request import VisionRequest
+from runtimes.vision.spec import ImageSpec
+
+PROCESSOR_FILE = "processor_config.json"
 
 
 def genai_config(request: LoweringRequest, model_file: str, prefill_chunk: int) -> dict[str, Any]:
     """The configuration of a text model in the layout of `export.onnx_lowering.graph`."""
     config = request.config
     eos = list(request.eos_token_ids)
-    return {
+    written: dict[str, Any] = {
         "model": {
             "bos_token_id": request.bos_token_id if request.bos_token_id is not None else eos[0],
             "context_length": request.context_length,
@@ -72,5 +77,72 @@ def genai_config(request: LoweringRequest, model_file: str, prefill_chunk: int) 
             "temperature": 1.0,
             "top_k": 1,
             "top_p": 1.0,
+        },
+    }
+    if request.vision is not None:
+        _add_vision(written["model"], request.vision)
+        del written["search"]["chunk_size"]  # a prompt with images is not cut
+    return written
+
+
+def processor_config(images: ImageSpec) -> dict[str, Any]:
+    """How onnxruntime-genai prepares an image: the same steps in onnxruntime-extensions' operators."""
+    smallest = images.factor
+    steps: list[tuple[str, str, dict[str, Any]]] = [
+        ("decode_image", "DecodeImage", {"color_space": "RGB"}),
+        ("convert_to_rgb", "ConvertRGB", {}),
+        (
+            "resize",
+            "Resize",
+            {
+                "width": smallest,
+                "height": smallest,
+                "smart_resize": 1,
+                "min_pixels": images.min_pixels,
+                "max_pixels": images.max_pixels,
+                "patch_size": images.patch_size,
+                "merge_size": images.merge_size,
+                "interpolation": "CUBIC",
+            },
+        ),
+        ("rescale", "Rescale", {"rescale_factor": 1 / 255}),
+        ("normalize", "Normalize", {"mean": list(images.mean), "std": list(images.std), "qwen3_vl": 1}),
+        (
+            "patch_image",
+            "PatchImage",
+            {
+                "patch_size": images.patch_size,
+                "temporal_patch_size": images.temporal_patch_size,
+                "merge_size": images.merge_size,
+            },
+        ),
+    ]
+    operations = [{"operation": {"name": name, "type": kind, "attrs": attributes}} for name, kind, attributes in steps]
+    return {"processor": {"name": "qwen3_vl_image_processor", "transforms": operations}}
+
+
+def _add_vision(model: dict[str, Any], request: VisionRequest) -> None:
+    """Turn a text model's section into that of a model of three graphs."""
+    config = request.config
+    inputs = model["decoder"]["inputs"]
+    model["decoder"]["inputs"] = {"inputs_embeds": "inputs_embeds", **inputs}
+    del model["decoder"]["inputs"]["input_ids"]
+    model |= {
+        "type": "qwen3_5",
+        "image_token_id": config.image_token_id,
+        "video_token_id": config.video_token_id,
+        "vision_start_token_id": config.vision_start_token_id,
+        "embedding": {
+            "filename": EMBEDDING_FILE,
+            "inputs": {"input_ids": "input_ids", "image_features": "image_features"},
+            "outputs": {"inputs_embeds": "inputs_embeds"},
+        },
+        "vision": {
+            "filename": TOWER_FILE,
+            "config_filename": PROCESSOR_FILE,
+            "spatial_merge_size": config.merge_size,
+            "patch_size": config.patch_size,
+            "inputs": {"pixel_values": "pixel_values", "image_grid_thw": "image_grid_thw"},
+            "outputs": {"image_features": "image_features"},
         },
     }

@@ -15,6 +15,7 @@ from export.decoder import Activations, Decoder
 from export.onnx_lowering.data import DataFile
 from export.onnx_lowering.initializers import Source, initializers
 from export.onnx_lowering.translate import Emitter, Profile, Value, translate
+from export.onnx_lowering.vision import EMBEDDING_FILE, TOWER_FILE, write_embedding, write_tower
 from export.quantized import QuantizedCheckpoint
 from export.state import StateTensor, state_tensors
 
@@ -44,6 +45,18 @@ class Bounds:
     total: ir.Value
 
 
+class _EmbeddedModel(nn.Module):
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(
+        self, embeddings: Tensor, positions: Tensor, bounds: Tensor, state: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        logits, new_state = self.decoder.run(embeddings, positions, bounds, state, last_only=True)
+        return logits, new_state
+
+
 class _TextModel(nn.Module):
     def __init__(self, decoder: Decoder) -> None:
         super().__init__()
@@ -63,18 +76,26 @@ def write_graph(
     activations: Activations,
     path: Path,
     progress: Callable[[str, int], None],
-) -> tuple[WrittenState, ...]:
-    """Write `path` and `path`.data, and return the state as the graph declares it."""
+) -> tuple[tuple[WrittenState, ...], int]:
+    """Write `path` and `path`.data, and return the state as the graph declares it, and the bytes of the vision tower.
+
+    A model that sees reads embeddings, and two more graphs beside it make them (export/onnx_lowering/vision.py).
+    """
+    vision = request.vision
     state = state_tensors(request.config, request.context_length)
     stored = tuple(_as_stored(entry) for entry in state)
     with fake_tensors():
         decoder = Decoder(request.config, request.layout, request.context_length, activations, fuse_quantized=False)
-        program = _capture(decoder, state)
+        program = _capture(decoder, state, request.config.hidden_size if vision else None)
     data = DataFile(path.with_name(path.name + ".data"), progress)
+    tower_bytes = 0
     try:
         weights = initializers(decoder, Source(store, request.context_length, data))
         emitter = Emitter()
-        tokens = _input("input_ids", ir.DataType.INT64, [1, "sequence_length"])
+        if vision is None:
+            tokens = _input("input_ids", ir.DataType.INT64, [1, "sequence_length"])
+        else:
+            tokens = _input("inputs_embeds", ir.DataType.FLOAT, [1, "sequence_length", request.config.hidden_size])
         mask = _input("attention_mask", ir.DataType.INT64, [1, "total_sequence_length"])
         positions = _input("position_ids", ir.DataType.INT64, [3, 1, "sequence_length"])
         pasts = [
@@ -103,6 +124,11 @@ def write_graph(
             element = ELEMENT_TYPES[_dtype(entry, activations)]
             _declare(present, PRESENT_NAMES[entry.kind].format(entry.layer), shape, element)
             outputs.append(present)
+        if vision is not None:
+            write_embedding(weights, vision.config, path.with_name(EMBEDDING_FILE))
+            before = data.length
+            write_tower(vision.weights, data, path.with_name(TOWER_FILE))
+            tower_bytes = data.length - before
     finally:
         data.close()
     graph = ir.Graph(
@@ -114,14 +140,18 @@ def write_graph(
         name="qwen3_5_text",
     )
     ir.save(ir.Model(graph, ir_version=IR_VERSION, producer_name="qwen-edge"), path)
-    return tuple(_written(entry, _dtype(entry, activations)) for entry in stored)
+    return tuple(_written(entry, _dtype(entry, activations)) for entry in stored), tower_bytes
 
 
-def _capture(decoder: Decoder, state: tuple[StateTensor, ...]) -> torch.export.ExportedProgram:
+def _capture(
+    decoder: Decoder, state: tuple[StateTensor, ...], embedding_size: int | None
+) -> torch.export.ExportedProgram:
+    """The decoder from tokens on, or from embeddings of that size."""
     tokens = Dim("tokens", min=1, max=1 << 20)
     past = Dim("past", min=1, max=1 << 20)
+    ids = torch.zeros(1, TRACED_TOKENS, dtype=torch.int64)
     args = (
-        torch.zeros(1, TRACED_TOKENS, dtype=torch.int64),
+        ids if embedding_size is None else torch.zeros(1, TRACED_TOKENS, embedding_size),
         torch.zeros(3, 1, TRACED_TOKENS, dtype=torch.int64),
         torch.zeros(1, dtype=torch.int32),
         [
@@ -132,7 +162,8 @@ def _capture(decoder: Decoder, state: tuple[StateTensor, ...]) -> torch.export.E
         ],
     )
     grows = [None if entry.token_axis is None else {entry.token_axis: past} for entry in state]
-    return capture(_TextModel(decoder), args, ({1: tokens}, {2: tokens}, None, grows))
+    model = _TextModel(decoder) if embedding_size is None else _EmbeddedModel(decoder)
+    return capture(model, args, ({1: tokens}, {2: tokens}, None, grows))
 
 
 def _bounds(emitter: Emitter, mask: ir.Value) -> Bounds:

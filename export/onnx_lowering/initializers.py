@@ -5,6 +5,7 @@ scale per block. Per-row 8-bit codes are packed in blocks with the row's scale r
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -22,9 +23,18 @@ PIECE_BYTES = 20 << 20
 ROW_BLOCK = 32  # the block that per-row 8-bit codes are packed in, and so that their activations are scaled in
 
 
+class Writes(Protocol):
+    """Where initializers come from and go to, whatever makes their tensors."""
+
+    @property
+    def data(self) -> DataFile: ...
+
+    def tensor(self, recipe: Recipe) -> Tensor: ...
+
+
 @dataclass
 class Source:
-    """Where initializers come from and go to."""
+    """Where the decoder's initializers come from and go to."""
 
     store: QuantizedCheckpoint
     context_length: int
@@ -37,7 +47,7 @@ class Source:
 class PlainInitializer:
     """A float32 tensor as it is."""
 
-    def __init__(self, source: Source, name: str, recipe: Recipe) -> None:
+    def __init__(self, source: Writes, name: str, recipe: Recipe) -> None:
         self._source, self._name, self._recipe = source, name, recipe
         self._value: ir.Value | None = None
 
@@ -62,12 +72,9 @@ class ScalesInitializer:
     def __init__(self, source: Source, name: str, recipe: Recipe, blocks: int) -> None:
         self._source, self._name, self._recipe, self._blocks = source, name, recipe, blocks
         self._written: ir.TensorProtocol | None = None
-        self._value: ir.Value | None = None
 
     def value(self, emitter: Emitter) -> ir.Value:
-        if self._value is None:
-            self._value = emitter.add_initializer(self._write())
-        return self._value
+        return emitter.initializers.get(self._name) or emitter.add_initializer(self._write())
 
     def piece(self, emitter: Emitter, rows: slice) -> ir.Value:
         """The scales of some rows, over the same bytes."""
@@ -159,10 +166,10 @@ class CodesInitializer:
 class FloatMatrixInitializer:
     """A float32 matrix: transposed once for products, as stored where it also serves as an embedding table."""
 
-    def __init__(self, source: Source, name: str, recipe: Recipe, is_table: bool) -> None:
+    def __init__(self, source: Writes, name: str, recipe: Recipe, is_table: bool) -> None:
         self._source, self._name, self._recipe = source, name, recipe
         self._is_table = is_table
-        self._value: ir.Value | None = None
+        self._written: ir.TensorProtocol | None = None
 
     def product(self, emitter: Emitter, x: ir.Value, name: str) -> ir.Value:
         if self._is_table:
@@ -174,11 +181,11 @@ class FloatMatrixInitializer:
         return self._write(emitter)
 
     def _write(self, emitter: Emitter) -> ir.Value:
-        if self._value is None:
+        if self._written is None:
             weight = self._source.tensor(self._recipe)
             array = (weight if self._is_table else weight.T).contiguous().numpy()
-            self._value = emitter.add_initializer(self._source.data.write(self._name, array))
-        return self._value
+            self._written = self._source.data.write(self._name, array)
+        return emitter.initializers.get(self._name) or emitter.add_initializer(self._written)
 
 
 Initializer = PlainInitializer | GridInitializer | ScalesInitializer | CodesInitializer | FloatMatrixInitializer

@@ -10,13 +10,16 @@ from export.backends import Lowered, LoweringRequest
 from export.decoder import Activations
 from export.errors import UnsupportedSchemeError
 from export.onnx_lowering.data import ALIGNMENT_BYTES, MAPPED_BYTES
-from export.onnx_lowering.genai_config import genai_config
+from export.onnx_lowering.genai_config import PROCESSOR_FILE, genai_config, processor_config
 from export.onnx_lowering.graph import write_graph
 from export.onnx_lowering.initializers import ROW_BLOCK
 from export.onnx_lowering.translate import Profile
+from export.onnx_lowering.vision import EMBEDDING_FILE, TOWER_FILE
 from export.quantized import QuantizedCheckpoint
 from export.schemes import FLOAT, Format, Layout
 from export.sizes import Packing, Speed
+from export.vision.request import VisionRequest
+from runtimes.artifact import Vision
 
 ACTIVATIONS = Activations(kind="int8_group", group_cap=ROW_BLOCK)
 # MatMulNBits at accuracy_level 4, and at 0; matrices with a static grid are MatMulIntegerToFloat
@@ -73,18 +76,44 @@ def lower_with(
     """Write model.onnx, its data file and genai_config.json."""
     model = directory / MODEL_FILE
     activations = replace(ACTIVATION_KINDS[request.activations], cache=request.cache, static=frozenset(store.grids))
-    state = write_graph(store, request, profile, activations, model, progress)
+    state, tower_bytes = write_graph(store, request, profile, activations, model, progress)
     config = directory / "genai_config.json"
     chunk = min(PREFILL_CHUNK, request.context_length)
     config.write_text(json.dumps(genai_config(request, MODEL_FILE, chunk), indent=2) + "\n", encoding="utf-8")
+    beside = _vision_files(request, directory)
     data = model.with_name(MODEL_FILE + ".data")
     fixed_state_bytes = sum(4 * prod(entry.shape) for entry in state if entry.token_axis is None)
     return Lowered(
         model_file=MODEL_FILE,
-        files=(model, data, config),
+        files=(model, data, config, *beside),
         state=state,
         prefill_chunk=chunk,
-        bytes_read_per_token=data.stat().st_size + 2 * fixed_state_bytes,  # state is read and written
+        # state is read and written; a step sees no image
+        bytes_read_per_token=data.stat().st_size - tower_bytes + 2 * fixed_state_bytes,
         activations=activations,
         details={"opset": profile.opset, "oldest_runtime": profile.oldest_runtime},
+        vision=None if request.vision is None else _vision(request.vision),
+    )
+
+
+def _vision_files(request: LoweringRequest, directory: Path) -> tuple[Path, ...]:
+    """The further files of a model that sees; onnxruntime-genai's own preprocessing is described in the last."""
+    if request.vision is None:
+        return ()
+    processor = directory / PROCESSOR_FILE
+    processor.write_text(json.dumps(processor_config(request.vision.images), indent=2) + "\n", encoding="utf-8")
+    return directory / EMBEDDING_FILE, directory / TOWER_FILE, processor
+
+
+def _vision(request: VisionRequest) -> Vision:
+    config = request.config
+    return Vision(
+        tower_file=TOWER_FILE,
+        embedding_file=EMBEDDING_FILE,
+        format=str(request.weights.form),
+        hidden_size=config.out_hidden_size,
+        image_token_id=config.image_token_id,
+        vision_start_token_id=config.vision_start_token_id,
+        vision_end_token_id=config.vision_end_token_id,
+        images=request.images,
     )

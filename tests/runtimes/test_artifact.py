@@ -58,7 +58,7 @@ def test_the_golden_manifest_reads_as_every_reader_must_read_it() -> None:
 
 def test_the_schema_and_the_dataclass_have_the_same_fields() -> None:
     fields = set(Manifest.__dataclass_fields__)
-    assert fields == set(schema()["properties"]) == {*schema()["required"], "quantization"}
+    assert fields == set(schema()["properties"]) == {*schema()["required"], "quantization", "vision"}
 
 
 def test_measured_figures_are_no_part_of_the_artifact_hash(
