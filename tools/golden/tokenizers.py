@@ -58,7 +58,7 @@ def cases(backend: Backend) -> list[dict[str, Any]]:
     """Each text, and tokens that are no text, with all that comes of them."""
     tokenizer = Tokenizer(backend)
     letters = qwen_tokenizer.byte_letters()
-    runs = [[backend.token_to_id(letters[byte]) for byte in run] for run in BYTE_RUNS]
+    runs: list[Any] = [[backend.token_to_id(letters[byte]) for byte in run] for run in BYTE_RUNS]
     beyond = tokenizer.vocab_size + 5
     odd: list[list[int]] = [*runs, [beyond], [*tokenizer.encode("a"), beyond, *tokenizer.encode("b")]]
     texts = [_case(tokenizer, tokenizer.encode(text)) | {"text": text} for text in TEXTS]

@@ -1,0 +1,19 @@
+// What only Android knows: battery, temperature, memory, wake locks.
+plugins {
+    alias(libs.plugins.android.library)
+}
+
+android {
+    namespace = "org.qwenedge.probe"
+    compileSdk = libs.versions.compileSdk.get().toInt()
+    defaultConfig { minSdk = libs.versions.minSdk.get().toInt() }
+}
+
+kotlin {
+    jvmToolchain(17)
+    compilerOptions { allWarningsAsErrors = true }
+}
+
+dependencies {
+    api(project(":engine-api"))
+}
