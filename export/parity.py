@@ -24,6 +24,7 @@ from export.materialize import load_layer, materialize
 from export.quantized import QuantizedCheckpoint
 from export.schemes import FLOAT
 from export.state import state_tensors
+from export.vision.reference import ImagePrompt, image_prompt
 from export.weights import EMBEDDING, HEAD, units
 
 FORMAT = "1"
@@ -47,6 +48,7 @@ class Recorded:
     tokens: Tensor
     full: tuple[int, ...]
     top: tuple[int, ...]
+    images: ImagePrompt | None = None
 
     @property
     def positions(self) -> tuple[int, ...]:
@@ -66,9 +68,12 @@ def record_reference(
     arrays: dict[str, Any] = {}
     noise = 0.0
     quantized = any(not form.is_float for form in request.layout.values())
-    for name, case in cases(prompt_ids, request.context_length, request.config).items():
+    for name, case in (cases(prompt_ids, request.context_length, request.config) | _seen(request, prompt_ids)).items():
         logits = stream_logits(store, request, activations, case, progress)
         arrays |= {f"{name}.{field}": array for field, array in _arrays(case, logits).items()}
+        if case.images is not None:
+            pictures = enumerate(case.images.pictures)
+            arrays |= {f"{name}.picture_{number}": picture for number, picture in pictures}
         if name == "prompt" and quantized:
             noise = _noise_floor(store, request, activations, case, logits, progress)
     metadata = {
@@ -84,6 +89,17 @@ def record_reference(
         "grids": json.dumps({name: grid.tolist() for name, grid in store.grids.items()}),
     }
     save_file(arrays, path, metadata=metadata)
+
+
+def _seen(request: LoweringRequest, prompt_ids: Sequence[int]) -> dict[str, Recorded]:
+    """The case "image" of a model that sees; verification feeds the pictures, so preprocessing and tower are in it."""
+    if request.vision is None:
+        return {}
+    prompt = image_prompt(request.vision, prompt_ids, request.context_length)
+    if prompt is None:
+        return {}
+    count = prompt.tokens.numel()
+    return {"image": Recorded(tokens=prompt.tokens, full=(count - 1,), top=tuple(range(count)), images=prompt)}
 
 
 def _noise_floor(
@@ -147,6 +163,8 @@ def stream_logits(
     tables = rope_table(config, tokens, "cos"), rope_table(config, tokens, "sin")
     state = state_tensors(config, tokens)
     residual, update = _embed(store, case.tokens), None
+    if case.images is not None:
+        residual[0, case.tokens == case.images.image_token_id] = case.images.features
     chance = torch.Generator().manual_seed(0)
     for index in range(config.num_layers):
         if jitter:
@@ -157,7 +175,7 @@ def stream_logits(
         for start in range(0, tokens, TOKENS_AT_ONCE):
             part = slice(start, start + TOKENS_AT_ONCE)
             rope = Rope(
-                text_positions(start, min(TOKENS_AT_ONCE, tokens - start)),
+                _rows(case, start, min(TOKENS_AT_ONCE, tokens - start)),
                 torch.tensor([start]),
                 *tables,
                 config.mrope_section,
@@ -173,6 +191,13 @@ def stream_logits(
     norm = materialize(Recipe(field="one_plus", parts=(Part(unit="norm.weight"),)), store, tokens)
     x, _ = edge.add_rms_norm(update[0, wanted], residual[0, wanted], norm, config.rms_norm_eps)
     return _head(store, x, activations)
+
+
+def _rows(case: Recorded, start: int, count: int) -> Tensor:
+    """Positions (3, 1, count)."""
+    if case.images is None:
+        return text_positions(start, count)
+    return case.images.rows[:, start : start + count].unsqueeze(1)
 
 
 def _embed(store: QuantizedCheckpoint, tokens: Tensor) -> Tensor:

@@ -11,11 +11,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from runtimes.artifact import Artifact, find_artifact
-from runtimes.chat import Conversation
-from runtimes.errors import ProjectError, TokenizerError
+from runtimes.chat import Conversation, expand_images, images_of, user_message
+from runtimes.errors import ImageError, ProjectError, TokenizerError
 from runtimes.events import LoadEnd, LoadStart, Sink, ignore, json_lines
 from runtimes.generate import Piece, Settings, generate
 from runtimes.runner import Runner, known_runtimes, open_runner
@@ -23,6 +23,8 @@ from runtimes.sampling import Sampling
 from runtimes.template import load_template
 from runtimes.tokenizer import Tokenizer, load_tokenizer
 from runtimes.verify import Check, Report, verify
+from runtimes.vision.prepare import read_image
+from runtimes.vision.prompt import SeeingRunner, SeenImage
 
 INTERRUPTED = 130
 EXAMPLES = """\
@@ -31,11 +33,15 @@ examples:
   python -m runtimes chat build/tiny-android --runtime onnxruntime --temperature 0.7 --top-p 0.9 --seed 1
   python -m runtimes generate build/tiny-android/onnx --prompt "Once upon a time" --raw --max-tokens 50
   python -m runtimes generate build/tiny-android/onnx --prompt "Hello" --events events.jsonl --json
+  python -m runtimes generate build/tiny-eyes/onnx --image photo.jpg --prompt "What is this?"
   python -m runtimes verify build/tiny-android/onnx
 
 ARTIFACT is a directory with a manifest.json, or a bundle that holds several of them: then --runtime chooses.
 """
-CHAT_HELP = "/regen another answer · /edit TEXT change your last message · /reset start over · /quit leave"
+CHAT_HELP = (
+    "/regen another answer · /edit TEXT change your last message · /image FILE show it with your next message · "
+    "/reset start over · /quit leave"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +85,15 @@ def build_parser() -> argparse.ArgumentParser:
     _add_common(create)
     _add_sampling(create)
     _add_template(create)
+    for command in (chat, create):
+        command.add_argument(
+            "--image",
+            type=Path,
+            action="append",
+            default=[],
+            metavar="FILE",
+            help="an image for the first message (repeatable; an artifact that sees is made with --modality image)",
+        )
     create.add_argument("--prompt", help="the text to answer; without it, standard input is read")
     create.add_argument("--raw", action="store_true", help="continue the prompt as it is, without the chat template")
     create.add_argument("--json", action="store_true", help="print one JSON object instead of the text")
@@ -132,20 +147,31 @@ def _generate(arguments: argparse.Namespace) -> int:
     prompt = _unicode(arguments.prompt if arguments.prompt is not None else sys.stdin.read())
     with _event_sink(arguments.events) as emit:
         opened = _open(arguments, emit)
-        tokens = opened.tokenizer.encode(_prompt_text(arguments, opened.artifact, prompt))
+        images = [_see(opened, place) for place in arguments.image]
+        tokens = opened.tokenizer.encode(_prompt_text(arguments, opened, prompt, images))
         settings = _settings(arguments, opened.artifact)
-        pieces = list(_echo(generate(opened.runner, opened.tokenizer, tokens, settings, emit), quiet=arguments.json))
+        answer = generate(opened.runner, opened.tokenizer, tokens, settings, emit, images)
+        pieces = list(_echo(answer, quiet=arguments.json))
     if arguments.json:
         print(json.dumps(_answer(tokens, pieces), ensure_ascii=False))
     return 0
 
 
-def _prompt_text(arguments: argparse.Namespace, artifact: Artifact, prompt: str) -> str:
+def _prompt_text(arguments: argparse.Namespace, opened: Opened, prompt: str, images: Sequence[SeenImage]) -> str:
     if arguments.raw:
-        return prompt
+        return expand_images(prompt, images, opened.tokenizer, opened.runner)
     system = [] if arguments.system is None else [{"role": "system", "content": _unicode(arguments.system)}]
-    messages = [*system, {"role": "user", "content": prompt}]
-    return load_template(artifact).render(messages, options=_template_options(arguments))
+    messages = [*system, user_message(prompt, images)]
+    text = load_template(opened.artifact).render(messages, options=_template_options(arguments))
+    return expand_images(text, images, opened.tokenizer, opened.runner)
+
+
+def _see(opened: Opened, place: Path) -> SeenImage:
+    """The image in a file, run through the artifact's vision tower."""
+    vision = opened.artifact.manifest.vision
+    if vision is None:
+        raise ImageError(f"{opened.artifact.path}: sees no images; export with --modality image, or leave {place} out")
+    return cast(SeeingRunner, opened.runner).see(read_image(place, vision.images))
 
 
 def _answer(prompt: Sequence[int], pieces: Sequence[Piece]) -> dict[str, Any]:
@@ -172,15 +198,19 @@ def _chat(arguments: argparse.Namespace) -> int:
         )
         if sys.stdin.isatty():
             print(CHAT_HELP, file=sys.stderr)
+        images = [_see(opened, place) for place in arguments.image]
         for line in _lines():
             if line == "/quit":
                 break
-            _converse(conversation, line)
+            _converse(conversation, line, opened, images)
     return 0
 
 
-def _converse(conversation: Conversation, line: str) -> None:
-    """One line of input: a command or a message. At a terminal an error ends the turn, not the chat."""
+def _converse(conversation: Conversation, line: str, opened: Opened, images: list[SeenImage]) -> None:
+    """One line of input: a command or a message, which takes the images that wait for one.
+
+    At a terminal an error ends the turn, not the chat.
+    """
     command, _, rest = line.partition(" ")
     try:
         if line == "/reset":
@@ -189,11 +219,15 @@ def _converse(conversation: Conversation, line: str) -> None:
             conversation.settings = _next_seed(conversation.settings)
             _show(conversation.regenerate())
         elif command == "/edit":
-            _show(conversation.edit_last(_unicode(rest)))
+            _show(conversation.edit_last(_unicode(rest), images_of(conversation.messages[-2:])))
+        elif command == "/image":
+            images.append(_see(opened, Path(rest)))
         elif command.startswith("/"):
             print(CHAT_HELP, file=sys.stderr)
         elif line.strip():
-            _show(conversation.say(_unicode(line)))
+            waiting = list(images)
+            images.clear()
+            _show(conversation.say(_unicode(line), waiting))
     except ProjectError as error:
         if not sys.stdin.isatty():
             raise

@@ -6,12 +6,14 @@ onnxruntime-genai and in ExecuTorch's runner: the next turn of a chat starts wit
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from runtimes.errors import ContextLimitError, SamplingError
 from runtimes.events import PrefillEnd, PrefillStart, Sink, Stop, StopReason, TokenChosen, ignore
 from runtimes.runner import Logits, Runner
 from runtimes.sampling import GREEDY, Sampler, Sampling
 from runtimes.tokenizer import StopStrings, TextStream, Tokenizer
+from runtimes.vision.prompt import SeeingRunner, SeenImage, make_prompt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,18 +42,23 @@ class Piece:
     stop: StopReason | None = None
 
 
-def prefill(runner: Runner, tokens: Sequence[int], emit: Sink = ignore) -> Logits:
-    """Append a prompt chunk by chunk and return the logits after it."""
+def prefill(runner: Runner, tokens: Sequence[int], emit: Sink = ignore, images: Sequence[SeenImage] = ()) -> Logits:
+    """Append a prompt chunk by chunk and return the logits after it; `images` are those of its image tokens."""
     room = runner.context_length - runner.position
     if len(tokens) > room:
         raise ContextLimitError(
             f"the prompt has {len(tokens)} tokens, {room} of {runner.context_length} are left; "
             "shorten it, start a new conversation, or export with a longer --context-length"
         )
-    chunks = [tokens[start : start + runner.prefill_chunk] for start in range(0, len(tokens), runner.prefill_chunk)]
-    for chunk in chunks or [tokens]:
+    seeing = cast(SeeingRunner, runner) if images else None
+    prompt = None if seeing is None else make_prompt(seeing, tokens, images)
+    for start in range(0, max(1, len(tokens)), runner.prefill_chunk):
+        chunk = tokens[start : start + runner.prefill_chunk]
         emit(PrefillStart(position=runner.position, tokens=len(chunk)))
-        logits = runner.forward(chunk)
+        if seeing is None or prompt is None:
+            logits = runner.forward(chunk)
+        else:
+            logits = seeing.forward_prompt(prompt.cut(start, start + len(chunk)))
         emit(PrefillEnd(position=runner.position, tokens=len(chunk)))
     return logits
 
@@ -110,9 +117,10 @@ def generate(
     prompt: Sequence[int],
     settings: Settings,
     emit: Sink = ignore,
+    images: Sequence[SeenImage] = (),
 ) -> Iterator[Piece]:
-    """Append a prompt and stream what follows it."""
-    logits = prefill(runner, prompt, emit)
+    """Append a prompt and stream what follows it; `images` are those of its image tokens."""
+    logits = prefill(runner, prompt, emit, images)
     yield from stream(runner, tokenizer, logits, list(prompt), settings, emit)
 
 

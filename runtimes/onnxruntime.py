@@ -31,8 +31,8 @@ from runtimes.runner import Logits, check_version
 from runtimes.state import SequenceState, StateBuffer, StateSnapshot
 from runtimes.state_runner import StateRunner
 from runtimes.vision.positions import TokenGrid, next_position
-from runtimes.vision.preprocess import PatchedImage
 from runtimes.vision.prompt import Features, Prompt, SeenImage
+from runtimes.vision.spec import PatchedImage
 
 IDS: Final = "input_ids"
 EMBEDDINGS: Final = "inputs_embeds"

@@ -52,6 +52,7 @@ class Case:
     tokens: NDArray[np.int64]
     expected: Mapping[int, Expected]  # by position
     full_positions: tuple[int, ...]
+    pictures: tuple[NDArray[np.uint8], ...] = ()  # of its image tokens, in order: (rows, columns, 3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +218,19 @@ def _case(place: Path, name: str, tensors: Mapping[str, NDArray[Any]], artifact:
     for position, logits in zip(known["full_positions"], known["full_logits"], strict=True):
         expected[int(position)] = Expected(ids=everything, logits=logits, log_sum=log_sum_exp(logits))
     full = tuple(int(position) for position in known["full_positions"])
-    return Case(tokens=known["tokens"], expected=expected, full_positions=full)
+    pictures = _pictures(place, name, tensors)
+    return Case(tokens=known["tokens"], expected=expected, full_positions=full, pictures=pictures)
+
+
+def _pictures(place: Path, name: str, tensors: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.uint8], ...]:
+    found = sorted(tensor for tensor in tensors if tensor.startswith(f"{name}.picture_"))
+    for tensor in found:
+        picture = tensors[tensor]
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or picture.size == 0:
+            raise ReferenceFileError(
+                f"{place}: {tensor} is {picture.dtype} of shape {picture.shape}; expected uint8 (rows, columns, 3)"
+            )
+    return tuple(tensors[tensor] for tensor in found)
 
 
 def _check_shapes(place: Path, name: str, parts: Mapping[str, NDArray[Any]], artifact: Artifact) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -30,8 +30,11 @@ from runtimes.reference import (
 )
 from runtimes.runner import Logits, Runner, engine_name, open_runner, other_ways
 from runtimes.stock import compare_with_stock
+from runtimes.vision.prepare import prepared
+from runtimes.vision.prompt import SeeingRunner, make_prompt
 
 CHUNK_SIZES = (1, 7, 64, 128)
+IMAGE_PIECES = 11
 DECODE_STEPS = 32
 ONE_SHOT_POSITIONS = 4
 LAST_POSITIONS = 8  # of the longest context: decoded one by one
@@ -137,6 +140,8 @@ def _checks(subject: Subject, *, stock: bool) -> Iterator[tuple[str, Callable[[]
     yield "second_turn", lambda: _judged(subject, _second_turn(subject))
     yield "snapshot", lambda: _judged(subject, _snapshot(subject))
     yield "longest_context", lambda: _longest_context(subject)
+    if "image" in subject.reference.cases:
+        yield "images", lambda: _judged(subject, _images(subject))
     if subject.reference.kind == "quantized":
         yield "all_positions", lambda: _all_positions(subject)
     if stock:
@@ -241,6 +246,30 @@ def _snapshot(subject: Subject) -> Iterator[Difference]:
     yield from _feed(runner, case, half, count, max(1, (count - half) // 2))
     runner.restore(saved)
     yield from _feed(runner, case, half, min(count, half + 4), 1)
+
+
+def _images(subject: Subject) -> Iterator[Difference]:
+    """Pictures between texts: at once, in pieces that cut images, and single steps behind them after a snapshot."""
+    case, vision = subject.reference.cases["image"], subject.artifact.manifest.vision
+    if vision is None:
+        raise SkippedError("the artifact sees no images")
+    runner = cast(SeeingRunner, subject.runner)
+    seen = [runner.see(image) for image in prepared(case.pictures, vision.images)]
+    count = case.tokens.size
+    runner.reset()
+    prompt = make_prompt(runner, case.tokens, seen)
+    for size in (count, IMAGE_PIECES):
+        runner.reset()
+        for begin in range(0, count, size):
+            end = min(begin + size, count)
+            yield compare(end - 1, runner.forward_prompt(prompt.cut(begin, end)), case.expected[end - 1])
+    behind = int(np.flatnonzero(case.tokens == vision.image_token_id).max()) + 1
+    runner.reset()
+    runner.forward_prompt(prompt.cut(0, behind))
+    saved = runner.snapshot()
+    runner.forward(case.tokens[:1])
+    runner.restore(saved)
+    yield from _feed(runner, case, behind, count, 1)
 
 
 def _longest_context(subject: Subject) -> Finding:

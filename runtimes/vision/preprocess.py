@@ -8,34 +8,16 @@ Axis words: H rows and W columns of patches, C channels, F frames of a patch, P 
 """
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from runtimes.errors import ImageError
-from runtimes.vision.spec import ImageSpec
+from runtimes.vision.spec import ImageSpec, PatchedImage, Patches
 
 MAX_ASPECT_RATIO = 200  # the reference refuses longer images
 LEVELS = 255.0
-
-Patches = NDArray[np.float32]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PatchedImage:
-    """What the vision tower reads: patches (height * width, 3 * F * P * P), and the grid they stand in."""
-
-    patches: Patches
-    height: int
-    width: int
-    merge_size: int
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of the text model that the image takes."""
-        return self.height * self.width // self.merge_size**2
 
 
 def patch_image(image: Image.Image, spec: ImageSpec) -> PatchedImage:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from runtimes.artifact import Vision
 from runtimes.runner import Logits, Runner, Tokens
 from runtimes.vision.positions import Rows, TokenGrid, position_rows
-from runtimes.vision.preprocess import PatchedImage
+from runtimes.vision.spec import PatchedImage
 
 Features = NDArray[np.float32]
 

@@ -2,6 +2,11 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+Patches = NDArray[np.float32]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSpec:
@@ -19,3 +24,18 @@ class ImageSpec:
     def factor(self) -> int:
         """Both sides of a resized image are multiples of this: the side of one token."""
         return self.patch_size * self.merge_size
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PatchedImage:
+    """What the vision tower reads: patches (height * width, patch_dim), and the grid they stand in."""
+
+    patches: Patches
+    height: int
+    width: int
+    merge_size: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the text model that the image takes."""
+        return self.height * self.width // self.merge_size**2
