@@ -45,8 +45,31 @@ def _same_file_in_capitals(manifest: dict[str, Any]) -> None:
     manifest["files"].append({**manifest["files"][0], "path": manifest["files"][0]["path"].upper()})
 
 
-def _image_model(manifest: dict[str, Any]) -> None:
-    manifest["modalities"] = ["text", "image"]
+VISION = {
+    "tower_file": "model.onnx",
+    "embedding_file": "model.onnx.data",
+    "format": "int8_row",
+    "hidden_size": 64,
+    "image_token_id": 303,
+    "vision_start_token_id": 304,
+    "vision_end_token_id": 305,
+    "images": {
+        "patch_size": 16, "temporal_patch_size": 2, "merge_size": 2, "min_pixels": 4096, "max_pixels": 65536,
+        "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5],
+    },
+}  # fmt: skip
+
+
+def _seeing(*path: str, value: Any = None) -> Change:
+    """A model that sees, with one field of its vision changed."""
+
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["modalities"] = ["text", "image"]
+        manifest["vision"] = copy.deepcopy(VISION)
+        if path:
+            _set("vision", *path, value=value)(manifest)
+
+    return change
 
 
 CHANGES: dict[str, tuple[Change, str]] = {
@@ -54,7 +77,8 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "of an older exporter": (_drop("quantization"), ""),
     "no calibration": (_drop("inputs", "calibration"), ""),
     "no chat template": (_set("chat_template_file", value=None), ""),
-    "images": (_image_model, ""),
+    "images": (_seeing(), ""),
+    "no images": (_set("vision", value=None), ""),
     "a folder inside": (_set("files", 4, "path", value="more/reference"), "reference.safetensors"),
     "missing field": (_drop("scheme"), "scheme"),
     "missing field inside": (_drop("runtime", "oldest_version"), "oldest_version"),
@@ -110,6 +134,15 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "unknown modality": (_set("modalities", value=["text", "smell"]), "modalities.1"),
     "a format nobody knows": (_set("quantization", "formats", value={"x": "int3_g32"}), "quantization"),
     "parity as a number": (_set("measured", "parity", value=1), "measured.parity"),
+    "images without vision": (_set("modalities", value=["text", "image"]), "modalities"),
+    "vision without images": (_set("vision", value=VISION), "modalities"),
+    "an unlisted tower": (_seeing("tower_file", value="eye.onnx"), "eye.onnx"),
+    "an image token outside": (_seeing("image_token_id", value=306), "306"),
+    "a tower in an unknown format": (_seeing("format", value="int2"), "vision"),
+    "images of no size": (_seeing("images", "max_pixels", value=1000), "1000"),
+    "two channels": (_seeing("images", "mean", value=[0.5, 0.5]), "vision"),
+    "a deviation of zero": (_seeing("images", "std", value=[0.5, 0, 0.5]), "vision"),
+    "an unknown field of vision": (_seeing("colour", value=1), "vision"),
     "toolchain as a list": (_set("toolchain", value=[]), "toolchain"),
 }
 
