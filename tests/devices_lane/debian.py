@@ -9,7 +9,7 @@ import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,6 +54,15 @@ GROUPS = {
     "headers": Group(
         suite="trixie", architecture="amd64", packages=("libonnxruntime-dev", "nlohmann-json3-dev"), closure=False
     ),
+    # the compiler and the package manager that test `runtimes/ios`, with a C library to link against and a shell
+    "swift-amd64": Group(
+        suite="trixie",
+        architecture="amd64",
+        packages=("swiftlang", "libc6-dev", "libstdc++-14-dev", "dash", "coreutils"),
+        closure=True,
+    ),
+    # what the Kotlin tests of the apps run on (tests/apps)
+    "junit": Group(suite="bookworm", architecture="amd64", packages=("junit4", "libhamcrest-java"), closure=False),
     # only unstable has it; a machine whose clock runs ahead finds its release file expired: the lock holds the hashes
     "perfetto-arm64": Group(
         suite="sid",
@@ -89,22 +98,25 @@ def unpacked(group: str, cache: Path) -> Path:
     pins = [pin for pin in read_lock() if pin.group == group]
     assert pins, f"no pins for {group!r}; run {RENEW}"
     digest = hashlib.sha256("".join(pin.sha256 for pin in pins).encode()).hexdigest()[:16]
-    place = cache / f"{group}-{digest}"
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache / f".{group}.lock"):
+    return made_once(cache / f"{group}-{digest}", lambda work: _fetch_and_unpack(pins, GROUPS[group], work))
+
+
+def made_once(place: Path, make: Callable[[Path], Path]) -> Path:
+    """What is made whole or not at all, by one process: `make` gets an empty directory and says what of it to keep."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(place.with_name(f".{place.name}.lock")):
         if not place.exists():
-            partial = cache / f".{group}.partial"
+            partial = place.with_name(f".{place.name}.partial")
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
             try:
-                _fetch_and_unpack(pins, GROUPS[group], partial)
-                (partial / "root").rename(place)
+                make(partial).rename(place)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
     return place
 
 
-def _fetch_and_unpack(pins: Sequence[Pin], group: Group, work: Path) -> None:
+def _fetch_and_unpack(pins: Sequence[Pin], group: Group, work: Path) -> Path:
     environment = _updated_apt(group, work)
     asked = [f"{pin.package}:{_architecture(pin, group)}={pin.version}" for pin in pins]
     downloads = work / "debs"
@@ -118,6 +130,7 @@ def _fetch_and_unpack(pins: Sequence[Pin], group: Group, work: Path) -> None:
         if pin.sha256 not in found:
             raise UnavailableError(f"{pin.package} {pin.version} is not the one in {LOCK.name}; renew it: {RENEW}")
         unpack(found[pin.sha256], work / "root")
+    return work / "root"
 
 
 def unpack(deb: Path, root: Path) -> None:
@@ -138,7 +151,11 @@ def _architecture(pin: Pin, group: Group) -> str:
 
 
 ETC = ("apt.conf", "preferences", "sources.list")
-ARCHITECTURE_ALL = frozenset({f"linux-headers-{KERNEL}-common", "linux-source-6.1", "nlohmann-json3-dev"})
+ARCHITECTURE_ALL = frozenset(
+    {f"linux-headers-{KERNEL}-common", "linux-source-6.1", "nlohmann-json3-dev"}
+    | {"junit4", "libhamcrest-java"}
+    | {"debconf", "linux-libc-dev", "media-types", "netbase", "readline-common", "tzdata"}
+)
 
 
 def _updated_apt(group: Group, work: Path) -> Mapping[str, str]:

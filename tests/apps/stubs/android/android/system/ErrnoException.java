@@ -1,0 +1,10 @@
+package android.system;
+
+/** See Os. */
+public final class ErrnoException extends Exception {
+    public final int errno;
+
+    public ErrnoException(String functionName, int errno) {
+        this.errno = errno;
+    }
+}

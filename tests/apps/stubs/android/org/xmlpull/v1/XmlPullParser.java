@@ -1,0 +1,4 @@
+package org.xmlpull.v1;
+
+/** Mentioned by Android; used by nobody here. */
+public interface XmlPullParser { }

@@ -1,0 +1,7 @@
+package ai.onnxruntime;
+
+public class TensorInfo implements ValueInfo {
+    public final OnnxJavaType type = OnnxJavaType.UNKNOWN;
+
+    TensorInfo() { }
+}
