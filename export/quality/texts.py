@@ -11,7 +11,6 @@ and the report says so where the two share any.
 import ast
 import hashlib
 import inspect
-import json
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from export.calibration.files import Flag, read_documents
 from export.errors import QualityError
 from export.text_files import TextFiles
 from runtimes.template import ChatTemplate
@@ -33,7 +33,7 @@ CHARACTERS_PER_TOKEN = 6  # more than any tokenizer here needs
 LENGTHS = (512, 256, 128, 64)  # tokens of a sequence: the longest that leaves enough of them
 WANTED_SEQUENCES = 16
 OVERLAP_TOKENS = 13
-MAX_TEXT_BYTES = 256 << 20
+TEXT = Flag(name="--text", error=QualityError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,42 +106,10 @@ def _docstrings_of(files: Iterable[Path]) -> Iterator[str]:
 
 
 def read_text(path: Path, files: TextFiles) -> Text:
-    """A user's text: plain, or JSON lines with "text" or with "messages" for the chat template."""
-    if not path.is_file():
-        raise QualityError(f"--text {path}: no such file; give a text, or a .jsonl with 'text' or 'messages'")
-    if path.stat().st_size > MAX_TEXT_BYTES:
-        raise QualityError(f"--text {path}: {path.stat().st_size} bytes, more than {MAX_TEXT_BYTES}; give a part of it")
-    try:
-        content = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise QualityError(f"--text {path}: not UTF-8 at byte {error.start}; convert it") from error
-    if path.suffix == ".jsonl":
-        content = "\n\n".join(_json_lines(path, content, files))
-    if not content.strip():
-        raise QualityError(f"--text {path}: holds no text; give some pages of it")
-    return Text(name=path.name, content=content)
-
-
-def _json_lines(path: Path, content: str, files: TextFiles) -> Iterator[str]:
+    """A user's text, of any form that a calibration may have; conversations go through the chat template."""
     template = None if files.chat_template is None else ChatTemplate(files.chat_template)
-    for number, line in enumerate(content.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise QualityError(f"--text {path}, line {number}: not JSON ({error}); correct it") from error
-        if isinstance(entry, dict) and isinstance(entry.get("text"), str):
-            yield entry["text"]
-        elif isinstance(entry, dict) and isinstance(entry.get("messages"), list):
-            if template is None:
-                raise QualityError(
-                    f"--text {path}, line {number}: holds 'messages', but {files.directory} has no chat template; "
-                    "give lines with 'text'"
-                )
-            yield template.render(entry["messages"], add_generation_prompt=False)
-        else:
-            raise QualityError(f"--text {path}, line {number}: neither 'text' nor 'messages' in it; add one")
+    documents = read_documents(path, TEXT)
+    return Text(name=path.name, content="\n\n".join(one.render(template, path, TEXT) for one in documents))
 
 
 def cut(texts: Sequence[Text], encode: Callable[[str], list[int]], tokens: int, context_length: int) -> Sequences:

@@ -100,10 +100,14 @@ def test_a_passage_that_was_calibrated_on_is_found_wherever_it_stands() -> None:
 def test_text_and_conversations_are_read_from_json_lines(reference: Reference, tmp_path: Path) -> None:
     place = tmp_path / "mixed.jsonl"
     messages = [{"role": "user", "content": "Hello!"}, {"role": "assistant", "content": "Good day."}]
-    place.write_text("".join(json.dumps(one) + "\n" for one in ({"text": "a b c"}, {"messages": messages})) + "\n")
+    turn = {"prompt": "Who sings?", "response": "The birds."}
+    place.write_text(
+        "".join(json.dumps(one) + "\n" for one in ({"text": "a b c"}, {"messages": messages}, turn)) + "\n"
+    )
     found = read_text(place, reference.text)
     assert found.content.startswith("a b c\n\n<|im_start|>user\nHello!")
     assert "Good day." in found.content
+    assert found.content.index("Who sings?") < found.content.index("The birds.")
 
 
 def written(content: bytes) -> Callable[[Path], None]:
@@ -117,8 +121,8 @@ def written(content: bytes) -> Callable[[Path], None]:
         ("empty.txt", written(b"  \n"), "holds no text"),
         ("latin.txt", written(b"caf\xe9"), "not UTF-8 at byte 3"),
         ("torn.jsonl", written(b'{"text": "a"}\n{"te'), "line 2: not JSON"),
-        ("other.jsonl", written(b'{"prompt": "a"}'), "line 1: neither 'text' nor 'messages'"),
-        ("list.jsonl", written(b"[1]"), "line 1: neither 'text' nor 'messages'"),
+        ("other.jsonl", written(b'{"prompt": "a"}'), "line 1: holds 'prompt'; expected"),
+        ("list.jsonl", written(b"[1]"), r"line 1: holds \[1\]; expected an object"),
         ("deep.jsonl", written(b"[" * 100_000), "line 1: not JSON"),
     ],
 )
