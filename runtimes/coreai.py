@@ -1,0 +1,201 @@
+"""Run a Core AI artifact by Apple's own runtime, which its Python package brings for Linux too.
+
+The asset has two functions over the same weights and states: `decode` takes one token, `prefill` a fixed number, of
+which the first `length` count. States are arrays of ours that the runtime updates in place. Where a padded chunk would
+reach beyond the context, tokens go one by one. The runtime speaks asyncio; a thread of its own keeps that out of sight,
+so that a runner works in plain code and under any event loop.
+"""
+
+import asyncio
+import hashlib
+import importlib.metadata
+import threading
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from typing import Any, Final, TypeVar
+
+import numpy as np
+from coreai.authoring import AIModelAsset
+from coreai.runtime import NDArray as RuntimeArray
+from numpy.typing import NDArray
+
+from runtimes.artifact import Artifact, StateTensor
+from runtimes.device import default_threads
+from runtimes.errors import RuntimeFailedError
+from runtimes.runner import Logits, check_version
+from runtimes.state import SequenceState, StateBuffer
+from runtimes.state_runner import StateRunner
+
+PACKAGE: Final = "coreai-core"
+DECODE, PREFILL, LOGITS = "decode", "prefill", "logits"
+TOKENS, POSITION, LENGTH = "input_ids", "position", "length"
+INPUTS: Final = {DECODE: {TOKENS, POSITION}, PREFILL: {TOKENS, POSITION, LENGTH}}
+HASH_FILE: Final = "main.hash"
+SUFFIX: Final = ".aimodel"
+
+Result = TypeVar("Result")
+
+
+class Loop:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="coreai", daemon=True)
+        self._thread.start()
+
+    def run(self, what: str, coroutine: Coroutine[Any, Any, Result]) -> Result:
+        """Wait for a call into Core AI; its errors are plain RuntimeError, TypeError or KeyError."""
+        try:
+            return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise RuntimeFailedError(f"coreai could not {what}: {reason}") from error
+
+    def close(self) -> None:
+        """Let the thread end."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class CoreaiRunner(StateRunner):
+    """One sequence in the functions of one asset."""
+
+    def __init__(self, artifact: Artifact, threads: int) -> None:
+        super().__init__(artifact, threads)
+        self._file = artifact.model_file
+        _check_whole(artifact)
+        self._loop: Loop | None = Loop()
+        self._open = AsyncExitStack()
+        self._functions: dict[str, Any] = {}
+        self._arrays: dict[str, Any] = {}
+        try:
+            self._load(artifact)
+        except BaseException:
+            self.close()
+            raise
+
+    def reset(self) -> None:
+        """Forget the sequence; cached rows stay behind the mask until they are overwritten."""
+        self._state.clear()
+        super().reset()
+
+    def close(self) -> None:
+        """Give the model's memory back."""
+        self._failed = True
+        if self._loop is None:
+            return
+        self._functions, self._arrays = {}, {}
+        self._loop.run("close the asset", self._open.aclose())
+        self._loop.close()
+        self._loop = None
+
+    def _load(self, artifact: Artifact) -> None:
+        model = self._await(f"open {self._file}", self._open_asset())
+        if set(model.function_names) != set(INPUTS):
+            raise RuntimeFailedError(
+                f"{self._file}: its functions are {', '.join(sorted(model.function_names))}; "
+                f"expected {DECODE} and {PREFILL}"
+            )
+        self._functions = {name: model.load_function(name) for name in INPUTS}
+        for name, function in self._functions.items():
+            _check_function(artifact, name, function.desc)
+        self._arrays = {tensor.name: _zeros(tensor) for tensor in artifact.manifest.state}
+        self._state = SequenceState([_buffer(tensor, self._arrays[tensor.name]) for tensor in artifact.manifest.state])
+
+    async def _open_asset(self) -> Any:
+        """The asset, compiled for this machine."""
+        return await self._open.enter_async_context(AIModelAsset.load(self._file.parent).executable())
+
+    def _run(self, ids: NDArray[np.int64]) -> None:
+        fits = self._position + self.prefill_chunk <= self.context_length
+        if ids.size > 1 and fits:
+            self._call(PREFILL, ids, self._position)
+            return
+        for offset in range(ids.size):
+            self._call(DECODE, ids[offset : offset + 1], self._position + offset)
+
+    def _call(self, name: str, ids: NDArray[np.int64], position: int) -> None:
+        """One call of a function, the tokens padded to what it takes."""
+        padded = np.zeros((1, 1 if name == DECODE else self.prefill_chunk), np.int32)
+        padded[0, : ids.size] = ids
+        given = {TOKENS: padded, POSITION: np.array([position], np.int32), LENGTH: np.array([ids.size], np.int32)}
+        inputs = {key: RuntimeArray(given[key]) for key in sorted(INPUTS[name])}
+        outputs = self._await(f"run {ids.size} tokens after {position}", self._functions[name](inputs, self._arrays))
+        self._output = outputs[LOGITS].numpy()
+
+    def _await(self, what: str, coroutine: Coroutine[Any, Any, Result]) -> Result:
+        if self._loop is None:
+            coroutine.close()
+            raise RuntimeFailedError("this runner was closed; open the artifact again")
+        return self._loop.run(what, coroutine)
+
+    def _last_logits(self) -> Logits:
+        logits: Logits = self._output.reshape(-1)[-self.vocab_size :].astype(np.float32)
+        return logits
+
+
+def load_runner(artifact: Artifact, threads: int | None = None) -> CoreaiRunner:
+    """The runner of a Core AI artifact; its runtime takes no number of threads."""
+    check_version(artifact, importlib.metadata.version(PACKAGE))
+    return CoreaiRunner(artifact, threads or default_threads())
+
+
+def _check_whole(artifact: Artifact) -> None:
+    """Refuse a damaged program before it is parsed: Apple's parser ends the process then.
+
+    An asset holds the hash of its program, for the system's cache of compiled assets.
+    """
+    place = artifact.model_file
+    if place.parent.suffix != SUFFIX:
+        raise RuntimeFailedError(f"{place}: not inside a directory *{SUFFIX}; export it again")
+    found = artifact.file(f"{place.parent.relative_to(artifact.path).as_posix()}/{HASH_FILE}")
+    with place.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").digest()
+    if not found.is_file() or found.read_bytes() != digest:
+        raise RuntimeFailedError(
+            f"{place}: its hash is not the one in {HASH_FILE}; copy the artifact or export it again"
+        )
+
+
+def _check_function(artifact: Artifact, name: str, found: Any) -> None:
+    """Refuse a function whose inputs, states and shapes are not those that the manifest gives."""
+    manifest, where = artifact.manifest, f"{artifact.model_file}: function {name!r}"
+    states = {tensor.name: tensor for tensor in manifest.state}
+    for what, wanted, names in (
+        ("input", INPUTS[name], found.input_names),
+        ("state", set(states), found.state_names),
+        ("output", {LOGITS}, found.output_names),
+    ):
+        odd = sorted(set(names) ^ wanted)
+        if odd:
+            raise RuntimeFailedError(
+                f"{where}: {what} {odd[0]!r} is in only one of model and manifest; export it again"
+            )
+    for state, tensor in states.items():
+        described = found.state_descriptor(state)
+        if (tuple(described.shape), described.dtype) != (tensor.shape, tensor.dtype):
+            raise RuntimeFailedError(
+                f"{where}: state {state!r} is {described.dtype} {tuple(described.shape)}, the manifest says "
+                f"{tensor.dtype} {tensor.shape}; export it again"
+            )
+    taken = tuple(found.input_descriptor(TOKENS).shape)
+    wanted_tokens = (1, 1 if name == DECODE else manifest.prefill_chunk)
+    if taken != wanted_tokens:
+        raise RuntimeFailedError(f"{where}: takes token ids {taken}, by the manifest they are {wanted_tokens}")
+
+
+def _zeros(tensor: StateTensor) -> Any:
+    """A state at the start of a sequence, in the runtime's memory."""
+    return RuntimeArray(np.zeros(tensor.shape, tensor.dtype))
+
+
+def _buffer(tensor: StateTensor, array: Any) -> StateBuffer:
+    find: Callable[[], NDArray[Any]] = array.numpy
+    return StateBuffer(tensor=tensor, find=find)
+
+
+def describe_engine(runner: CoreaiRunner) -> str:  # noqa: ARG001 (every runtime's signature)
+    """What computes."""
+    return f"Apple's Core AI runtime ({PACKAGE} {importlib.metadata.version(PACKAGE)})"
