@@ -25,7 +25,9 @@ from export.weights import EMBEDDING, HEAD, Unit, units
 
 L2_EPS = 1e-6  # modeling_qwen3_5.py `l2norm`; not a config field
 
-Field = Literal["codes", "scales", "weight", "plain", "grid", "one_plus", "negative_exp", "conv", "cos", "sin"]
+Field = Literal[
+    "codes", "scales", "weight", "plain", "grid", "output_grid", "one_plus", "negative_exp", "conv", "cos", "sin"
+]
 Rows = Literal["all", "query", "gate"]
 
 
@@ -51,13 +53,15 @@ class Activations:
 
     `kind` is what it does to inputs of quantized matrices (see `edge::linear`), `group_cap` bounds the block (ONNX).
     With `cache` int8 keys and values are rounded as they enter the cache. `static` names the grids that calibration
-    learned (export/static_grids.py): matrices that have one are "int8_static" instead.
+    learned (export/static_grids.py): matrices that have one are "int8_static" instead. With `static_outputs` their
+    products are rounded to 8 bits too.
     """
 
     kind: str = "none"
     group_cap: int = 0
     cache: CacheKind = "float"
     static: frozenset[str] = frozenset()
+    static_outputs: bool = False
 
     def group(self, in_features: int, group_size: int | None) -> int:
         """Inputs that share one activation scale in a matrix with that many inputs."""
@@ -80,6 +84,7 @@ class Matrix(nn.Module):
     weight: Tensor
     codes: Tensor
     scales: Tensor
+    output_grid: Tensor | None
 
     def __init__(self, parts: tuple[Part, ...], shape: tuple[int, int], form: Format, activations: Activations) -> None:
         super().__init__()
@@ -95,6 +100,10 @@ class Matrix(nn.Module):
         if grid in activations.static:
             self.activation = edge.STATIC
             self.grid = Plain(grid, (2,), "grid")
+        self.register_buffer("output_grid", None)
+        if output_grid_name(parts[0]) in activations.static:
+            self.output_grid = torch.empty(out_features, 2)
+            self.recipes["output_grid"] = Recipe(field="output_grid", parts=parts)
         if form.is_float:
             self.register_buffer("weight", torch.empty(out_features, in_features))
             self.recipes["weight"] = Recipe(field="weight", parts=parts)
@@ -116,6 +125,7 @@ class Matrix(nn.Module):
             self.activation,
             self.activation_group,
             None if self.grid is None else self.grid(),
+            self.output_grid,
         )
         return product
 
@@ -418,6 +428,11 @@ def cache_scale_names(layer: int) -> tuple[str, str]:
 def input_grid_name(unit: str) -> str:
     """The name under which the static grid of a matrix's inputs is stored; matrices with one input have equal ones."""
     return f"{unit}.input_grid"
+
+
+def output_grid_name(part: Part) -> str:
+    """The name under which the static grid of a product is stored."""
+    return f"{part.unit}.{part.rows}.output_grid"
 
 
 def rope_table(config: ModelConfig, context_length: int, field: Literal["cos", "sin"]) -> Tensor:

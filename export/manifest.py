@@ -46,6 +46,7 @@ ACTIVATIONS = {
 }
 STATIC_ACTIVATIONS = {
     "int8_group": "uint8, static: asymmetric, one grid for each input, MatMulIntegerToFloat",
+    "int8_token": "int8, static: asymmetric, one grid for each input and one for each product, which is int8 too, qs8",
 }
 TOOLCHAIN = ("torch", "onnx_ir", "onnxruntime", "executorch", "torchao", "coremltools", "safetensors", "tokenizers")
 

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from export.config import ModelConfig
-from export.decoder import Decoder, Layer, Matrix, Part, Plain, Recipe, rope_table
+from export.decoder import Decoder, Layer, Matrix, Part, Plain, Recipe, output_grid_name, rope_table
 from export.quantized import QuantizedCheckpoint
+from export.weights import units
 
 
 class Weights(Protocol):
@@ -30,6 +31,9 @@ def materialize(recipe: Recipe, store: Weights, context_length: int) -> Tensor:
         read = getattr(store, field)
         parts = [select_rows(read(part.unit), part, store.config) for part in recipe.parts]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+    if field == "output_grid":
+        grids = [store.plain(output_grid_name(part)).expand(num_rows(part, store.config), 2) for part in recipe.parts]
+        return torch.cat(grids)
     value = store.plain(recipe.parts[0].unit)
     if field == "one_plus":
         return 1.0 + value
@@ -52,6 +56,12 @@ def select_rows(matrix: Tensor, part: Part, config: ModelConfig) -> Tensor:
         return matrix
     heads = matrix.view(config.num_attention_heads, 2, config.head_dim, matrix.shape[1])
     return heads[:, 0 if part.rows == "query" else 1].reshape(-1, matrix.shape[1])
+
+
+def num_rows(part: Part, config: ModelConfig) -> int:
+    """How many rows of its matrix a part has."""
+    (rows,) = (unit.out_features for unit in units(config) if unit.name == part.unit)
+    return rows if part.rows == "all" else rows // 2
 
 
 def load_layer(layer: Layer, weights: Weights) -> Layer:

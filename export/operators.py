@@ -78,6 +78,7 @@ def linear(
     activation: str,
     activation_group: int,
     grid: Tensor | None = None,
+    output_grid: Tensor | None = None,
 ) -> Tensor:
     """x (..., in) times quantized weights: int8 codes (out, in), float32 scales (out, in / group_size).
 
@@ -85,12 +86,14 @@ def linear(
     over each `activation_group` inputs (ONNX Runtime MatMulNBits at accuracy_level 4, mlas/sqnbitgemm
     `QuantizeARow_CompInt8`); "int8_token", asymmetric over the whole row (XNNPACK qd8,
     `xnn_f32_qd8_asymmetric_quantization_params`); "int8_static", asymmetric on `grid` (2,), a scale and a zero point in
-    -128..127 that calibration learned.
+    -128..127 that calibration learned. Where a runtime's static product also puts out 8 bits (XNNPACK qs8),
+    `output_grid` (out, 2) holds each row's.
     """
     weight = dequantize(codes, scales)  # (out, in)
     if activation == STATIC:
         assert grid is not None
-        return functional.linear(round_to_grid(x, grid), weight)
+        product = functional.linear(round_to_grid(x, grid), weight)
+        return product if output_grid is None else round_to_grid(product, output_grid)
     return functional.linear(quantize_activation(x, activation, activation_group), weight)
 
 
@@ -104,6 +107,7 @@ def _(
     activation: str,
     activation_group: int,
     grid: Tensor | None = None,
+    output_grid: Tensor | None = None,
 ) -> Tensor:
     return x.new_empty((*x.shape[:-1], codes.shape[0]))
 
@@ -379,19 +383,13 @@ def quantize_activation(x: Tensor, activation: str, group: int) -> Tensor:
     raise ValueError(f"unknown activation {activation!r}; known: none, int8_group, int8_token")
 
 
-@_differentiable("edge::round_to_grid")
 def round_to_grid(x: Tensor, grid: Tensor) -> Tensor:
-    """x on a static 8-bit grid (2,), a scale and a zero point, and back to float32.
+    """x on a static 8-bit grid (2,) or (x.shape[-1], 2), a scale and a zero point, and back to float32.
 
     (clamp(round(x / scale) + zero, -128, 127) - zero) * scale, halves to even: ONNX's QuantizeLinear, and XNNPACK's.
     """
-    scale, zero = grid[0], grid[1]
+    scale, zero = grid[..., 0], grid[..., 1]
     return (torch.clamp(torch.round(x / scale) + zero, -128.0, 127.0) - zero) * scale
-
-
-@round_to_grid.register_fake
-def _(x: Tensor, grid: Tensor) -> Tensor:
-    return torch.empty_like(x)
 
 
 def _int8_symmetric(x: Tensor, group: int) -> Tensor:

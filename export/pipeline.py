@@ -35,7 +35,7 @@ from export.output import (
     partial_directory,
     put_in_place,
 )
-from export.parity import cases, record_reference
+from export.parity import cases, noise_draws, record_reference
 from export.plan import Build, Plan, make_plan
 from export.progress import Progress
 from export.quality.report import measure_quality
@@ -47,9 +47,6 @@ from export.spec import ExportSpec
 from export.static_grids import with_static_grids
 from export.tensors import text_tensors, vision_tensors
 from export.text_files import TextFiles, copy_text_files, read_text_files
-from export.vision.config import image_spec
-from export.vision.request import VisionRequest, tower_format
-from export.vision.weights import TowerWeights
 from export.vision.config import image_spec
 from export.vision.request import VisionRequest, tower_format
 from export.vision.weights import TowerWeights
@@ -83,16 +80,6 @@ class Inputs:
     def checkpoint_bytes(self) -> int:
         """Bytes of the text model in the checkpoint."""
         return sum(self.checkpoint.entries[name].size_bytes for name in text_tensors(self.plan.config))
-
-    @property
-    def vision(self) -> VisionRequest | None:
-        """The vision tower, where one is asked for."""
-        config, plan = self.plan.vision, self.plan
-        if config is None:
-            return None
-        weights = TowerWeights(checkpoint=self.checkpoint, vision=config, form=tower_format(plan.scheme))
-        images = image_spec(self.resolved.path, config, plan.spec.context_length)
-        return VisionRequest(weights=weights, images=images)
 
     @property
     def vision(self) -> VisionRequest | None:
@@ -146,10 +133,6 @@ def read_inputs(plan: Plan, progress: Progress) -> Inputs:
     return Inputs(
         plan=plan, resolved=resolved, checkpoint=checkpoint, text=text, checkpoint_hash=_hash(checkpoint, progress)
     )
-
-
-def _tower_tensors(plan: Plan, checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
-    return {} if plan.vision is None else vision_tensors(checkpoint.config["vision_config"])
 
 
 def _tower_tensors(plan: Plan, checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
@@ -272,7 +255,8 @@ def lower(inputs: Inputs, build: Build, store: QuantizedCheckpoint, into: Path, 
     lowered: Lowered = build.module.lower(store, request, into, progress.step)
     copy_text_files(inputs.text, into)
     prompt_ids = inputs.text.encode(PROMPT)
-    runs = len(cases(prompt_ids, request.context_length, plan.config)) + _is_quantized(build)  # and the noise floor
+    draws = noise_draws(lowered.activations) if _is_quantized(build) else 0
+    runs = len(cases(prompt_ids, request.context_length, plan.config)) + draws
     progress.stage(f"{build.backend}: record reference", runs * plan.config.num_layers, "layer")
     record_reference(
         store,

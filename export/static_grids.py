@@ -7,7 +7,8 @@ does. Errors are of the product: squared, each channel weighted by the column th
 
 An input of which a few tokens are far larger than the rest has no grid of use: what most tokens hold would fall on a
 handful of codes. So an input whose grid loses several times what a grid for each token would stays dynamic; as a rule
-those behind SwiGLU, the delta rule and attention (docs/quantization.md).
+those behind SwiGLU, the delta rule and attention (docs/quantization.md). A runtime that also rounds products gets grids
+for them, which cover the text's range.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,18 +20,21 @@ import torch
 from torch import Tensor, nn
 
 from export import operators as edge
-from export.decoder import Activations, Layer, Matrix, input_grid_name
+from export.config import ModelConfig
+from export.decoder import Activations, Layer, Matrix, input_grid_name, output_grid_name
 from export.errors import QuantizationError
+from export.materialize import num_rows
 from export.quality.reading import Reading, embed, load_reading_layer, run_layer
 from export.quantized import QuantizedCheckpoint
 from export.schemes import INT8_ROW
 
-TOKENS_AT_MOST = 2048  # what a layer's matrices read of them is in memory at once: 63 MB at 0.8B, 250 MB at 9B
+TOKENS_AT_MOST = 2048  # what a layer's matrices read and make of them is in memory at once: 250 MB at 0.8B
 SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)  # of the text's range, that a grid may cover
 MOST_TIMES = 4.0  # what a grid for each token loses
 LOWEST, STEPS = -128, 255
 
 Progress = Callable[[str, int], None]
+Product = tuple[Tensor, Tensor]  # inputs (tokens, in_features) and outputs (tokens, out_features) of one call
 
 
 @torch.no_grad()
@@ -46,29 +50,31 @@ def with_static_grids(
     grids: dict[str, Tensor] = {}
     for index in range(store.config.num_layers):
         layer = load_reading_layer(reading, index)
-        with _inputs_of(layer) as inputs:
+        with _watching(layer) as seen:
             hidden = run_layer(layer, reading, index, hidden)
-        for matrix, seen in inputs.items():
-            found = _grid(matrix, torch.cat(seen))
+        for matrix, products in seen.items():
+            found = _grid(matrix, torch.cat([x for x, _ in products]))
             if found is not None:
                 grids |= {input_grid_name(part.unit): found for part in matrix.parts}
+                if activations.static_outputs:
+                    grids |= _output_grids(matrix, torch.cat([y for _, y in products]), store.config)
         progress(f"layer {index + 1} of {store.config.num_layers}", hidden.shape[0] * hidden.shape[1])
     return replace(store, grids=grids)
 
 
 @contextmanager
-def _inputs_of(layer: Layer) -> Iterator[dict[Matrix, list[Tensor]]]:
-    """Collects what the matrices of 8-bit rows read, (tokens, in_features) a call; others multiply no whole rows."""
-    inputs: dict[Matrix, list[Tensor]] = {}
+def _watching(layer: Layer) -> Iterator[dict[Matrix, list[Product]]]:
+    """Collects what goes into and out of matrices of 8-bit rows; there is no integer product of other formats."""
+    seen: dict[Matrix, list[Product]] = {}
 
-    def keep(matrix: nn.Module, args: tuple[Any, ...]) -> None:
+    def keep(matrix: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         assert isinstance(matrix, Matrix)
-        inputs.setdefault(matrix, []).append(args[0].flatten(0, 1))
+        seen.setdefault(matrix, []).append((args[0].flatten(0, 1), output.flatten(0, 1)))
 
     wanted = [one for one in layer.modules() if isinstance(one, Matrix) and one.form == INT8_ROW]
-    handles = [matrix.register_forward_pre_hook(keep) for matrix in wanted]
+    handles = [matrix.register_forward_hook(keep) for matrix in wanted]
     try:
-        yield inputs
+        yield seen
     finally:
         for handle in handles:
             handle.remove()
@@ -92,6 +98,13 @@ def _grid(matrix: Matrix, x: Tensor) -> Tensor | None:
     dynamic = error(edge.quantize_activation(x, "int8_token", x.shape[1]))
     least = min(errors)
     return grids[errors.index(least)] if least <= MOST_TIMES * dynamic else None
+
+
+def _output_grids(matrix: Matrix, y: Tensor, config: ModelConfig) -> dict[str, Tensor]:
+    """Grids of each part's products y (tokens, out_features), over all of their range."""
+    products = y.split([num_rows(part, config) for part in matrix.parts], dim=1)
+    ranges = [(min(float(one.min()), 0.0), max(float(one.max()), 0.0)) for one in products]
+    return {output_grid_name(part): covering(*ends) for part, ends in zip(matrix.parts, ranges, strict=True)}
 
 
 def covering(low: float, high: float) -> Tensor:

@@ -1,6 +1,7 @@
 """ExecuTorch: one `.pte` on XNNPACK and the LLM custom kernels, for the stock text runners."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -27,7 +28,8 @@ RUNTIME = "executorch"
 OLDEST_RUNTIME = "1.5.0"  # the first with llama::gated_delta_rule
 PREFILL_CHUNK = CHUNK
 ACTIVATIONS = Activations(kind="int8_token")
-ACTIVATION_KINDS = {"int8": ACTIVATIONS}  # XNNPACK has no float products with 4-bit groups
+# XNNPACK has no float products with 4-bit groups, and no static ones with float results
+ACTIVATION_KINDS = {"int8": ACTIVATIONS, "int8_static": replace(ACTIVATIONS, static_outputs=True)}
 MODEL_FILE = "model.pte"
 BLOCK = 32
 # by their bytes: only 4 bits in groups of 32 were measured, 40.2 ms a token for 752 M weights (docs/results.md)
@@ -75,7 +77,8 @@ def lower(
     store: QuantizedCheckpoint, request: LoweringRequest, directory: Path, progress: Callable[[str, int], None]
 ) -> Lowered:
     """Write model.pte."""
-    decoder, captured = _capture(request)
+    activations = replace(ACTIVATION_KINDS[request.activations], static=frozenset(store.grids))
+    decoder, captured = _capture(request, activations)
     builder = ProgramBuilder()
     inputs = _inputs(builder, request)
     prologue = write_prologue(builder, store, request.context_length, inputs)
@@ -90,7 +93,7 @@ def lower(
         state=tuple(_written(tensor, value) for tensor, value in zip(inputs.state_tensors, inputs.state, strict=True)),
         prefill_chunk=_prefill_chunk(request),
         bytes_read_per_token=_bytes_read(builder, inputs),
-        activations=ACTIVATION_KINDS[request.activations],
+        activations=activations,
         details={"delegate": "XnnpackBackend", "delegates": len(builder.regions), "kernels": _kernels(builder)},
     )
 
@@ -107,10 +110,10 @@ class _Text(nn.Module):
         return (logits,)
 
 
-def _capture(request: LoweringRequest) -> tuple[Decoder, ExportedProgram]:
+def _capture(request: LoweringRequest, activations: Activations) -> tuple[Decoder, ExportedProgram]:
     length = Dim("tokens", min=1, max=_prefill_chunk(request))
     with fake_tensors():
-        decoder = Decoder(request.config, request.layout, request.context_length, ACTIVATION_KINDS[request.activations])
+        decoder = Decoder(request.config, request.layout, request.context_length, activations)
         state = zero_state(request.config, request.context_length)
         tokens, start = torch.zeros(1, 8, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
         args = (tokens, tokens.expand(3, 1, 8), start, state)

@@ -19,13 +19,14 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
-from export.decoder import Part, Recipe
+from export.decoder import Part, Recipe, input_grid_name, output_grid_name
 from export.errors import LoweringError
 from export.executorch_lowering import delta
 from export.executorch_lowering.program import ProgramBuilder, Read, Slot
 from export.executorch_lowering.tensors import Dynamic, Element, Value
-from export.executorch_lowering.xnnpack import Blob, Region, Weights
+from export.executorch_lowering.xnnpack import Blob, Grid, Region, Weights
 from export.materialize import materialize, select_rows
+from export.operators import STATIC
 from export.quantized import QuantizedCheckpoint
 from export.state import StateTensor
 
@@ -251,7 +252,7 @@ def _last_token(translation: Translation, node: Node, x: Value, axis: int, start
 # -- matrices ---------------------------------------------------------------------------------------------------------
 
 
-def _linear(translation: Translation, node: Node, x: Value, codes: Buffer, *_: Any) -> Any:
+def _linear(translation: Translation, node: Node, x: Value, codes: Buffer, *rest: Any) -> Any:
     region = translation.program.open_region()
     parts = codes.recipe.parts
     users = list(node.users)
@@ -259,8 +260,17 @@ def _linear(translation: Translation, node: Node, x: Value, codes: Buffer, *_: A
         raise LoweringError(f"executorch lowers the fused matrix {codes.name} only where its product is split again")
     if translation.is_tied(codes):
         return _tied_head(translation, region, x, codes)
-    products = [region.linear(x, translation.weights(part)) for part in parts]
+    if STATIC in rest:
+        products = [_static_product(translation, region, x, part) for part in parts]
+    else:
+        products = [region.linear(x, translation.weights(part)) for part in parts]
     return products if len(parts) > 1 else products[0]
+
+
+def _static_product(translation: Translation, region: Region, x: Value, part: Part) -> Value:
+    grids = [translation.store.grids[name].tolist() for name in (input_grid_name(part.unit), output_grid_name(part))]
+    inputs, outputs = (Grid(scale=scale, zero_point=int(zero)) for scale, zero in grids)
+    return region.static_linear(x, translation.weights(part), inputs, outputs)
 
 
 def _tied_head(translation: Translation, region: Region, x: Value, codes: Buffer) -> Value:

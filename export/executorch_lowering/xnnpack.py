@@ -37,6 +37,14 @@ class Weights:
     scales: "Blob | None"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """A static 8-bit grid; the zero point is in -128..127."""
+
+    scale: float
+    zero_point: int
+
+
 @dataclass(frozen=True)
 class Blob:
     """Bytes of the program's named data; runtimes cache packed weights by key, so no two contents may share one."""
@@ -60,6 +68,7 @@ class Region:
     constants: list[schema.ConstantDataOffset] = field(default_factory=lambda: [schema.ConstantDataOffset(0, 0)])
     input_ids: dict[Value, int] = field(default_factory=dict)
     quantized: dict[Value, int] = field(default_factory=dict)
+    rounded: dict[tuple[Value, "Grid"], int] = field(default_factory=dict)
     scalars: dict[float, Value] = field(default_factory=dict)
 
     @property
@@ -237,6 +246,22 @@ class Region:
         self._node(node, UNBOUNDED)
         return out
 
+    def static_linear(self, x: Value, weights: Weights, inputs: Grid, outputs: Grid) -> Value:
+        """x times an 8-bit matrix, inputs and products on grids; XNNPACK has no static product that gives floats."""
+        shape = (*x.shape[:-1], weights.shape[0])
+        product = self._on_grid(shape, outputs)
+        node = schema.XNNFullyConnected(
+            input1_id=self._round(x, inputs),
+            filter_id=self._matrix(weights),
+            bias_id=INVALID_ID,
+            output_id=product,
+            flags=0,
+        )
+        self._node(node, UNBOUNDED)
+        out = self._result(shape)
+        self._node(schema.XNNConvert(input_id=product, output_id=self.use(out), flags=0))
+        return out
+
     def depthwise_conv(self, x: Value, weight: NDArray[np.float32]) -> Value:
         """Causal taps over time: x (1, T + K - 1, C), weight (C, K) -> (1, T, C)."""
         channels, taps = weight.shape
@@ -339,6 +364,20 @@ class Region:
             self._node(schema.XNNConvert(input_id=source, output_id=value_id, flags=0))
             self.quantized[x] = value_id
         return self.quantized[x]
+
+    def _round(self, x: Value, grid: Grid) -> int:
+        if (x, grid) not in self.rounded:
+            source, value_id = self.use(x), self._on_grid(x.shape, grid)
+            self._node(schema.XNNConvert(input_id=source, output_id=value_id, flags=0))
+            self.rounded[x, grid] = value_id
+        return self.rounded[x, grid]
+
+    def _on_grid(self, shape: Shape, grid: Grid) -> int:
+        value_id = len(self.values)
+        tensor = _tensor(value_id, shape, schema.XNNDatatype.xnn_datatype_qint8, 0)
+        params = schema.PerTensorQuant(scale=grid.scale, zero_point=grid.zero_point)
+        self.values.append(schema.XValue(xvalue_union=schema.XNNQuantizedTensorValue(tensor, params)))
+        return value_id
 
     def _unary(self, kind: type[schema.XNNNode1x1], x: Value) -> Value:
         out = self._result(x.shape)
