@@ -1,6 +1,6 @@
 """Hold an independent stopwatch against a host run: do the recorded medians agree within 2 %?
 
-Exit status: 0 they agree, 1 they don't or there is no record, 2 usage.
+Exit status: 0 they agree and the record is valid, 1 something is not so, 2 usage.
 """
 
 import argparse
@@ -36,15 +36,17 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--store", help="keep the record here; by default it is thrown away")
     parser.add_argument("--json", action="store_true", help="print JSON lines")
     options = parser.parse_args(words)
-    found = _compare(options)
+    made, found = _compare(options)
     agreed = all(comparison.difference <= LIMIT for comparison in found)
     for comparison in found:
         line = {**asdict(comparison), "difference": comparison.difference}
         sys.stdout.write(f"{json.dumps(line) if options.json else _readable(comparison)}\n")
-    return 0 if agreed else 1
+    for violation in made.validity.violations:
+        sys.stderr.write(f"not valid: {violation}\n")
+    return 0 if agreed and made.validity.valid else 1
 
 
-def _compare(options: argparse.Namespace) -> list[Comparison]:
+def _compare(options: argparse.Namespace) -> tuple[record.RunRecord, list[Comparison]]:
     artifact = find_artifact(options.artifact, options.runtime)
     protocol = record.Protocol(
         name="stopwatch",
@@ -76,7 +78,7 @@ def _compare(options: argparse.Namespace) -> list[Comparison]:
         store = options.store or str(Path(work) / "thrown-away.sqlite")
         with watching(pipe) as watch, open_store(store) as opened, showing(sys.stderr) as progress:
             made = measure(device, run, opened, progress.report, warn=progress.warn)
-    return compare(made, watch, [file.cases[0] for file in files], artifact.manifest.prefill_chunk)
+    return made, compare(made, watch, [file.cases[0] for file in files], artifact.manifest.prefill_chunk)
 
 
 def _readable(comparison: Comparison) -> str:

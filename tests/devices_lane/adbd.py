@@ -12,19 +12,19 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.devices_lane.debian import UnavailableError
+from tests.devices_lane.waiting import patient, wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # adb takes ports from 5555 to 5585 for emulators that it looks for by itself
 PORT = 7555
 DATA_BYTES = 256 * 2**20
-START_SECONDS = 20.0
+END_SECONDS = 20.0
 
 SET_UP = """
 set -e
@@ -72,7 +72,12 @@ class Adbd:
         environment = {"PATH": os.environ["PATH"], "HOME": "/data", "SHELL": "/bin/sh", "ADBD_PORT": str(port)}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, "--", *self.program], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+                [*command, "--", *self.program],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                preexec_fn=_heed_hangups,
             )
         wait_until(lambda: _listens(port), f"adbd does not listen on {port}: {self.log}")
 
@@ -82,7 +87,7 @@ class Adbd:
         if pid is not None:
             os.kill(pid, signal.SIGKILL)
         if self._process is not None:
-            self._process.wait(START_SECONDS)
+            self._process.wait(patient(END_SECONDS))
             self._process = None
 
     def restart(self) -> None:
@@ -127,13 +132,9 @@ def running(packages: Path, work: Path, port: int = PORT) -> Iterator[Adbd]:
             outer.kill()
 
 
-def wait_until(condition: Callable[[], bool], problem: str, seconds: float = START_SECONDS) -> None:
-    """Wait until something is so."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise UnavailableError(f"{problem} (waited {seconds:g} s)")
-        time.sleep(0.05)
+def _heed_hangups() -> None:
+    """Under `nohup` this process ignores hang-ups, and what it starts would, too."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def _program(packages: Path) -> list[str]:

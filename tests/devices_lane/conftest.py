@@ -15,10 +15,11 @@ from adbutils._utils import adb_path
 from export.bundle import Bundle
 from export.spec import ExportSpec
 from tests.devices_lane import adbd as adbd_device
-from tests.devices_lane.adbd import Adbd, wait_until
+from tests.devices_lane.adbd import Adbd
 from tests.devices_lane.debian import UnavailableError, unpacked
 from tests.devices_lane.network import PrivateNetwork, private_network
 from tests.devices_lane.phone import Phone, booted, make_image
+from tests.devices_lane.waiting import patient, wait_until
 from tests.exports import exported
 
 # read before tests/conftest.py moves the caches away: this one is worth keeping
@@ -46,9 +47,9 @@ def adb_server(network: PrivateNetwork, tmp_path_factory: pytest.TempPathFactory
             patch.setenv(name, value)
         patch.delenv("ANDROID_SERIAL", raising=False)
         adb = adb_path()
-        subprocess.run([adb, "start-server"], check=True, capture_output=True, timeout=30)
+        subprocess.run([adb, "start-server"], check=True, capture_output=True, timeout=patient(30))
         yield SERVER_PORT
-        subprocess.run([adb, "kill-server"], check=False, capture_output=True, timeout=30)
+        subprocess.run([adb, "kill-server"], check=False, capture_output=True, timeout=patient(30))
 
 
 @pytest.fixture(scope="session")
@@ -69,14 +70,14 @@ def adbd(network: PrivateNetwork, adb_server: int, tmp_path_factory: pytest.Temp
 
 def connect(serial: str, seconds: float = 60.0) -> None:
     """Make the adb server know a device; one that has just started may not listen yet."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + patient(seconds)
     while True:
         command = [adb_path(), "connect", serial]
-        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=patient(60))
         if "connected to" in done.stdout and "failed" not in done.stdout:
             break
         if time.monotonic() > deadline:
-            raise UnavailableError(f"adb cannot connect to {serial}: {done.stdout} {done.stderr}")
+            raise TimeoutError(f"adb cannot connect to {serial}: {done.stdout} {done.stderr}")
         time.sleep(0.5)
     await_device(serial)
 
@@ -85,7 +86,9 @@ def await_device(serial: str, seconds: float = 20.0) -> None:
     """Wait until adb says that the device answers; the adb server connects again by itself, a `connect` then hangs."""
 
     def answers() -> bool:
-        listed = subprocess.run([adb_path(), "devices"], check=True, capture_output=True, text=True, timeout=30)
+        listed = subprocess.run(
+            [adb_path(), "devices"], check=True, capture_output=True, text=True, timeout=patient(30)
+        )
         return f"{serial}\tdevice" in listed.stdout
 
     wait_until(answers, f"{serial} does not answer adb", seconds)

@@ -16,9 +16,9 @@ from pathlib import Path
 from adbutils._utils import adb_path
 from filelock import FileLock
 
-from tests.devices_lane.adbd import wait_until
 from tests.devices_lane.cpio import Archive
-from tests.devices_lane.debian import KERNEL, UnavailableError, run, unpacked
+from tests.devices_lane.debian import KERNEL, UnavailableError, made_once, run, unpacked
+from tests.devices_lane.waiting import patient, wait_until
 
 RELEASE = f"{KERNEL}-arm64"
 PORT = 7557
@@ -71,7 +71,7 @@ class Phone:
         """Set parameters of the battery's driver, all in one command; such as `battery_current=-412000`."""
         words = [f"echo {value} > {PARAMETERS}/{name}" for name, value in parameters.items()]
         command = [adb_path(), "-s", self.serial, "shell", " && ".join(words)]
-        subprocess.run(command, check=True, capture_output=True, timeout=60)
+        subprocess.run(command, check=True, capture_output=True, timeout=patient(60))
 
     def rest(self) -> None:
         """On battery, cool, drawing little."""
@@ -153,21 +153,13 @@ def _initramfs(base: Path, daemon: Path, module: Path) -> bytes:
 def _module(base: Path, builder: Path, cache: Path) -> Path:
     """The battery's driver, built against the phone's kernel."""
     place = cache / f"test_power-{base.name[-16:]}.ko"
-    with FileLock(cache / ".module.lock"):
-        if not place.exists():
-            require("make", "make")
-            require("gcc", "gcc")
-            require("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu")
-            work = cache / ".module.partial"
-            shutil.rmtree(work, ignore_errors=True)
-            try:
-                _build_module(base, builder, work).rename(place)
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
-    return place
+    return made_once(place, lambda work: _build_module(base, builder, work))
 
 
 def _build_module(base: Path, builder: Path, work: Path) -> Path:
+    require("make", "make")
+    require("gcc", "gcc")
+    require("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu")
     tree = work / "usr"
     for source in (base / "usr" / "src", builder / "usr" / "src", builder / "usr" / "lib"):
         leave = shutil.ignore_patterns("*.tar.xz")

@@ -16,6 +16,7 @@ from benchmarks.devices.android import ROOT, AndroidDevice
 from benchmarks.record import CaseRecord, RunRecord
 from tests.benchmarks.device_runs import warm_case
 from tests.devices_lane.phone import Phone
+from tests.devices_lane.waiting import patient
 
 NO_HANG_S = 200.0
 STARTED = "pidof runner"
@@ -25,7 +26,7 @@ WROTE = f"cat {ROOT}/run-*/events.jsonl 2>/dev/null | grep stop"  # a whole gene
 def device_on(phone: Phone, runner: Path, reconnect_s: float = 40.0) -> AndroidDevice:
     """The driver of the phone, with a runner."""
     return AndroidDevice(
-        Adb(program=bundled_adb(), serial=phone.serial), DeviceOptions(runner=runner, reconnect_s=reconnect_s)
+        Adb(program=bundled_adb(), serial=phone.serial), DeviceOptions(runner=runner, reconnect_s=patient(reconnect_s))
     )
 
 
@@ -44,7 +45,7 @@ def only(made: RunRecord) -> CaseRecord:
 def shell(phone: Phone, script: str) -> str:
     """What a script on the phone prints, by an adb of its own."""
     command = [adb_path(), "-s", phone.serial, "shell", script]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=90).stdout.strip()
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=patient(90)).stdout.strip()
 
 
 @contextmanager
@@ -56,7 +57,7 @@ def meanwhile(
 
     def wait_and_act() -> None:
         try:
-            deadline = time.monotonic() + seconds
+            deadline = time.monotonic() + patient(seconds)
             while not shell(phone, once):
                 assert time.monotonic() < deadline, f"the phone never answered {once!r}"
                 time.sleep(0.2)
@@ -70,7 +71,7 @@ def meanwhile(
     try:
         yield
     finally:
-        thread.join(seconds)
+        thread.join(patient(seconds))
     assert not thread.is_alive()
     if failures:
         raise failures[0]

@@ -14,10 +14,8 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
-
 from tests.arm.machine import pinned
-from tests.devices_lane.debian import UnavailableError, run, unpacked
+from tests.devices_lane.debian import UnavailableError, made_once, run, unpacked
 from tests.devices_lane.phone import require
 
 SOURCES = Path(__file__).resolve().parents[2] / "runtimes" / "phone"
@@ -52,39 +50,29 @@ def built(runtime: str, architecture: str, cache: Path, operators: OperatorSourc
     if operators is not None:
         sources += sorted((operators.executorch / "extension" / "llm" / "custom_ops").glob("op_*"))
     digest = hashlib.sha256(b"".join(place.read_bytes() for place in sources)).hexdigest()[:16]
-    place = cache / f"runner-{runtime}-{architecture}-{digest}"
-    with FileLock(cache / f".runner-{runtime}-{architecture}.lock"):
-        if not place.exists():
-            partial = cache / f".runner-{runtime}-{architecture}.partial"
-            shutil.rmtree(partial, ignore_errors=True)
-            try:
-                _build(_parts(runtime, architecture, cache, operators), architecture, partial).rename(place)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
-    return place
+    return made_once(
+        cache / f"runner-{runtime}-{architecture}-{digest}",
+        lambda work: _build(_parts(runtime, architecture, cache, operators), architecture, work),
+    )
 
 
 def wheel(name: str, architecture: str, cache: Path) -> Path:
     """A wheel of the lock's version for that architecture, unpacked."""
     (requirement,) = pinned([name])
-    place = cache / f"{requirement}-{architecture}"
-    with FileLock(cache / f".{name}-{architecture}.lock"):
-        if not place.exists():
-            partial = cache / f".{name}-{architecture}.partial"
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-            try:
-                platforms = [f"--platform={platform}_{architecture}" for platform in PLATFORMS]
-                python = ["--python-version=3.11", "--implementation=cp", "--abi=cp311", "--only-binary=:all:"]
-                pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *python, *platforms]
-                run([*pip, "--dest", str(partial), requirement], partial)
-                (packed,) = partial.glob("*.whl")
-                with zipfile.ZipFile(packed) as archive:
-                    archive.extractall(partial / "content")
-                (partial / "content").rename(place)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
-    return place
+    return made_once(
+        cache / f"{requirement}-{architecture}", lambda work: _fetch_wheel(requirement, architecture, work)
+    )
+
+
+def _fetch_wheel(requirement: str, architecture: str, work: Path) -> Path:
+    platforms = [f"--platform={platform}_{architecture}" for platform in PLATFORMS]
+    python = ["--python-version=3.11", "--implementation=cp", "--abi=cp311", "--only-binary=:all:"]
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *python, *platforms]
+    run([*pip, "--dest", str(work), requirement], work)
+    (packed,) = work.glob("*.whl")
+    with zipfile.ZipFile(packed) as archive:
+        archive.extractall(work / "content")
+    return work / "content"
 
 
 def _build(parts: tuple[list[str], dict[str, Path]], architecture: str, work: Path) -> Path:
@@ -96,7 +84,7 @@ def _build(parts: tuple[list[str], dict[str, Path]], architecture: str, work: Pa
     options += ["-DCMAKE_SYSTEM_NAME=Linux", f"-DCMAKE_SYSTEM_PROCESSOR={architecture}"]
     options += [f"-DCMAKE_CXX_COMPILER={compiler}"]
     build = work / "build"
-    build.mkdir(parents=True)
+    build.mkdir()
     run(["cmake", "-S", str(SOURCES), "-B", str(build), "-G", "Unix Makefiles", *options], work)
     run(["cmake", "--build", str(build), "--parallel", "2"], work)
     made = work / "made"

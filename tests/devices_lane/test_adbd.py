@@ -8,8 +8,9 @@ from pathlib import Path
 import adbutils
 import pytest
 
-from tests.devices_lane.adbd import Adbd, wait_until
+from tests.devices_lane.adbd import Adbd
 from tests.devices_lane.conftest import await_device
+from tests.devices_lane.waiting import wait_until
 
 pytestmark = pytest.mark.devices
 

@@ -28,6 +28,7 @@ from runtimes.artifact import Artifact
 from tests.benchmarks.device_runs import run_on, warm_case
 from tests.devices_lane.adbd import REPOSITORY, Adbd
 from tests.devices_lane.conftest import await_device
+from tests.devices_lane.waiting import patient
 from tests.runtimes.tiny_onnx import write_artifact
 
 pytestmark = pytest.mark.devices
@@ -98,7 +99,7 @@ def row(device: Callable[..., AndroidDevice], artifact: Artifact, oracle: Oracle
     def run(script: str, beside: Path | None = None, **changes: float) -> CaseRecord:
         began = time.monotonic()
         made, warnings = run_on(device(script, beside), artifact, tmp_path / "store", oracle=oracle, **changes)
-        assert time.monotonic() - began < NO_HANG_S
+        assert time.monotonic() - began < patient(NO_HANG_S)
         assert not warnings
         return made.cases[0]
 
@@ -308,7 +309,7 @@ def test_a_device_that_stays_away_is_lost_for_all_that_remains(
         made, warnings = run_on(
             slow, artifact, tmp_path / "store", [warm_case(), warm_case("second")], oracle=oracle, timeout_s=30
         )
-    assert time.monotonic() - began < NO_HANG_S
+    assert time.monotonic() - began < patient(NO_HANG_S)
     assert [case.status for case in made.cases] == ["lost_device", "lost_device"]
     assert "did not come back" in str(made.cases[1].reason)
     assert warnings, "nobody was told that the device could not be cleaned"
@@ -332,7 +333,7 @@ def test_a_daemon_that_answers_nothing_is_no_hang(
         # nsenter, its parent, stops with its child
         os.kill(int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]), signal.SIGCONT)
     assert failed.value.status in ("timeout", "lost_device")
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < patient(20)
 
 
 def test_a_device_that_is_not_there_is_named(adbd: Adbd) -> None:
@@ -354,7 +355,7 @@ class meanwhile:  # noqa: N801 (reads as a word)
 
     @staticmethod
     def _wait(adbd: Adbd, command: str, action: Callable[[], None]) -> None:
-        deadline = time.monotonic() + NO_HANG_S
+        deadline = time.monotonic() + patient(NO_HANG_S)
         while not adbd.processes(command) and time.monotonic() < deadline:
             time.sleep(0.1)
         action()

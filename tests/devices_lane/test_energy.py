@@ -19,6 +19,7 @@ from benchmarks.energy.battery import BatteryGauge, BatterySample
 from benchmarks.energy.measure import Run, measure
 from benchmarks.energy.source import PluggedSample, Window
 from tests.devices_lane.phone import BATTERY, PARAMETERS, Phone
+from tests.devices_lane.waiting import patient
 
 pytestmark = pytest.mark.devices
 
@@ -47,7 +48,7 @@ class Change:
 
 def adb_shell(phone: Phone, *words: str) -> str:
     command = [adb_path(), "-s", phone.serial, "shell", *words]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=180).stdout
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=patient(180)).stdout
 
 
 def set_and_stamp(phone: Phone, amperes: float, volts: float, units: tuple[float, float, int]) -> Change:

@@ -19,6 +19,7 @@ from tests.devices_lane.network import PrivateNetwork
 from tests.devices_lane.phone import Phone
 from tests.devices_lane.phone_runs import device_on, only
 from tests.devices_lane.runner import built, operator_sources
+from tests.devices_lane.waiting import patient
 
 pytestmark = pytest.mark.devices
 
@@ -57,7 +58,7 @@ def run_cases(phone: Phone, runner: Path, artifact: Artifact, store: Path) -> Ru
     cases = [warm_case(), warm_case("chunks", prompt=LONG_PROMPT)]
     # asked here: a process of its own imports torch, which takes minutes beside an emulated phone
     oracle = answer_cases(artifact, [case for file in cases for case in file.cases])
-    made, warnings = run_on(device_on(phone, runner), artifact, store, cases, oracle=oracle)
+    made, warnings = run_on(device_on(phone, runner), artifact, store, cases, oracle=oracle, timeout_s=patient(60))
     assert not warnings
     return made
 
@@ -84,7 +85,7 @@ def test_a_build_without_an_operator_is_not_run_and_says_which(
 ) -> None:
     artifact = bundle.artifacts["executorch"]
     oracle = answer_cases(artifact, warm_case().cases)
-    made, _ = run_on(device_on(phone, runner), artifact, tmp_path / "store", oracle=oracle)
+    made, _ = run_on(device_on(phone, runner), artifact, tmp_path / "store", oracle=oracle, timeout_s=patient(60))
     row = only(made)
     assert row.status == "not_run"
     for operator in ("llama::gated_delta_rule.out", "llama::update_cache.out", "llama::custom_sdpa.out"):
