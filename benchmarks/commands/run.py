@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.table import Table
 
@@ -18,6 +19,7 @@ from benchmarks.protocol import COLD_LOADS, ENERGY_S, plan_cases
 from benchmarks.run_progress import showing
 from benchmarks.session import Run, measure
 from benchmarks.store import open_store
+from benchmarks.text import Name
 from benchmarks.workload import Workload, make_workload
 from runtimes.artifact import Artifact, find_artifact
 
@@ -86,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument("--runner", type=Path, help="the runner's program, or a folder with `runner` in it")
     where.add_argument("--keep", action="store_true", help="leave what was pushed; the next run pushes less")
     what = parser.add_argument_group("protocol")
+    what.add_argument("--protocol", type=_name, default="default", metavar="NAME", help="what to call it (default)")
     what.add_argument("--prompt-tokens", type=_count, nargs="+", default=[16, 128], help="prompt lengths (16 128)")
     what.add_argument("--new-tokens", type=_count, default=64, help="tokens of each generation (64)")
     what.add_argument("--repeats", type=_count, default=5, help="timed generations of a warm case (5)")
@@ -109,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
 def _protocol(options: argparse.Namespace) -> record.Protocol:
     limit_c = options.max_temperature
     return record.Protocol(
+        name=options.protocol,
         prompt_tokens=tuple(sorted(set(options.prompt_tokens))),
         new_tokens=options.new_tokens,
         warm_ups=options.warm_ups,
@@ -186,6 +190,13 @@ def _tokens(case: record.CaseRecord) -> str:
     if case.parity is None:
         return "-"
     return "right" if case.parity.first_difference is None else f"other from {case.parity.first_difference}"
+
+
+def _name(text: str) -> str:
+    try:
+        return TypeAdapter(Name).validate_python(text)
+    except ValidationError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a name such as nightly") from error
 
 
 def _count(text: str) -> int:

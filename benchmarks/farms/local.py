@@ -87,6 +87,7 @@ def _command(work: Work) -> list[str]:
         "--udid": found.udid,
         "--runner": found.runner,
         "--threads": found.threads,
+        "--protocol": protocol.name,
         "--new-tokens": protocol.new_tokens,
         "--repeats": protocol.repeats,
         "--warm-ups": protocol.warm_ups,

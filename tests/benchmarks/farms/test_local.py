@@ -30,20 +30,21 @@ open_farm("local", {}).submit(work)
 """
 
 
-def asked(work: Work, **protocol: float) -> Work:
+def asked(work: Work, **protocol: float | str) -> Work:
     """The job with the store in its folder, and changes to what it is asked for."""
-    settings = {"settle_s": 0, **protocol}
+    settings: dict[str, float | str] = {"settle_s": 0, **protocol}
     return replace(work, protocol=work.protocol.model_copy(update=settings), store_url=str(work.folder / "s.sqlite"))
 
 
 def test_a_job_is_a_run_whose_record_is_the_result(make_work: MakeWork) -> None:
-    work = asked(make_work(device="host", threads=1))
+    work = asked(make_work(device="host", threads=1), name="nightly")
     farm = open_farm("local", {})
     handle = farm.submit(work)
     assert farm.poll(work, handle).state == "done"
     made = farm.collect(work, handle)
     assert {case.status for case in made.cases} == {"ok"}
     assert made.session_id == work.session_id
+    assert made.protocol.name == "nightly"
     with open_store(work.store_url) as store:
         assert list(store.runs()) == [made], "the run stored itself"
     assert farm.submit(work) == handle, "its record is there: nothing runs again"
