@@ -41,14 +41,14 @@ class CoremlSnapshot:
 class CoremlRunner:
     """One sequence in the packages of one artifact."""
 
-    def __init__(self, artifact: Artifact, engine: Engine, layout: str, threads: int) -> None:
+    def __init__(self, artifact: Artifact, description: Description, engine: Engine, layout: str, threads: int) -> None:
         manifest = artifact.manifest
         self.context_length = manifest.context_length
         self.vocab_size = manifest.vocab_size
         self.prefill_chunk = manifest.prefill_chunk
         self.threads = threads
         self.layout = layout
-        self._description = read_description(artifact)
+        self._description = description
         self._layout = self._description.layouts[layout]
         self._engine: Engine | None = engine
         self._position = 0
@@ -190,7 +190,7 @@ def open_way(artifact: Artifact, way: Way, threads: int | None = None) -> Coreml
     description = read_description(artifact)
     functions = tuple(dict.fromkeys(description.layouts[way.layout].functions.values()))
     make = _evaluator if way.engine == "evaluator" else _core_ml
-    return CoremlRunner(artifact, make(description, functions, way.engine, count), way.layout, count)
+    return CoremlRunner(artifact, description, make(description, functions, way.engine, count), way.layout, count)
 
 
 def describe_engine(runner: CoremlRunner) -> str:

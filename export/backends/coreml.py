@@ -119,7 +119,7 @@ def lower_captured(captured: Captured, directory: Path, progress: Callable[[str,
         files=(description, *(file for name in packages for file in sorted((directory / name).rglob("*")))),
         state=tuple(state.written() for state in states),
         prefill_chunk=_prefill_tokens(request),
-        bytes_read_per_token=_bytes_read(captured, request),
+        bytes_read_per_token=bytes_read(captured, request),
         activations=ACTIVATION_KINDS[request.activations],
         details={"packages": {name: [layers.start, layers.stop] for name, layers in packages.items()}},
         tolerance=TOLERANCE,
@@ -189,7 +189,7 @@ def _description(request: LoweringRequest, packages: Iterable[str]) -> dict[str,
     }
 
 
-def _bytes_read(captured: Captured, request: LoweringRequest) -> int:
+def bytes_read(captured: Captured, request: LoweringRequest) -> int:
     """Weights of one step, and the fixed-size state read and written; of an embedding table only a row is read."""
     everything = _size(captured, range(request.config.num_layers))
     states = file_states(request.config, request.context_length, outside=False)

@@ -47,6 +47,7 @@ class Emitter:
     context_length: int
     inputs: Mapping[str, Any]
     element: Element = "float16"  # of everything that is computed; states are float16
+    clears_states: bool = False  # at position 0, for a runtime that cannot
     outputs: dict[str, Any] = field(default_factory=dict)
     dense: dict[str, Any] = field(default_factory=dict)
     repeated_masks: dict[int, Any] = field(default_factory=dict)
@@ -130,6 +131,9 @@ class Emitter:
         """What a state holds at the start of the call."""
         value = self.inputs[state.name]
         held = value if state.is_input else mb.read_state(input=value)
+        if self.clears_states and state.token_axis is None:  # what a cache holds behind the sequence is masked
+            begun = mb.reshape(x=mb.greater(x=self.inputs["position"], y=np.zeros(1, np.int32)), shape=[1] * held.rank)
+            held = mb.select(cond=begun, a=held, b=np.zeros([1] * held.rank, np.float16))
         return mb.cast(x=held, dtype="fp32") if self.is_exact else held
 
     def write(self, state: FileState, value: Any) -> Any:

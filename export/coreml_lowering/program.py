@@ -33,16 +33,21 @@ from export.quantized import QuantizedCheckpoint
 from export.state import zero_state
 
 LOGITS = "logits"
+ONLY_FUNCTION = "main"  # the name of a function that is not one of several
 INPUT_NORM = re.compile(r"decoder\.layers\.(\d+)\.input_norm\.value")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FunctionSpec:
-    """A function by name: tokens a call, and whether fixed-size states are inputs and outputs."""
+    """A function by name: tokens a call, and whether fixed-size states are inputs and outputs.
+
+    One for ExecuTorch's delegate clears its states at position 0 itself, and gives logits in float32.
+    """
 
     name: str
     tokens: int
     outside: bool
+    for_delegate: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +89,7 @@ def build_program(captured: Captured, layers: range, functions: Sequence[Functio
     """The program of one package: `layers`, and what stands before the first and behind the last of the model."""
     mb.name_count.clear()  # names are numbered over all programs of a process; the same input gives the same bytes
     program = Program()
-    program.export_as_multifunction = True
+    program.export_as_multifunction = [spec.name for spec in functions] != [ONLY_FUNCTION]
     for spec in functions:
         program.add_function(spec.name, _function(captured, layers, spec))
     program.default_function_name = functions[0].name
@@ -118,8 +123,11 @@ def _function(captured: Captured, layers: range, spec: FunctionSpec) -> Function
             context_length=request.context_length,
             inputs=function.inputs,
             element=captured.element,
+            clears_states=spec.for_delegate,
         )
         result = _walk(captured, layers, emitter, states)
+        if spec.for_delegate and captured.element == "float16":
+            result = mb.cast(x=result, dtype="fp32")
         name = LOGITS if layers.stop == request.config.num_layers else _hidden(layers.stop)
         outputs = [mb.identity(x=result, name=name), *emitter.outputs.values()]
         function.set_outputs(outputs)

@@ -92,6 +92,11 @@ def write_pte(
         mutable_data_segments=None,
         named_data=named,
     )
+    write_program(file, program, segments, progress)
+
+
+def write_program(file: Path, program: schema.Program, segments: Segments, progress: Progress) -> None:
+    """Write a program and the segments that it names."""
     with file.open("wb") as handle:
         _write_header(handle, program, segments.end)
         for piece in segments.pieces:

@@ -2,5 +2,5 @@
 
 SUMMARY = "iPhones and iPads, iOS 18 and later: Core ML, and ExecuTorch on the CPU"
 BACKENDS = ("coreml", "executorch")
-OPTIONAL_BACKENDS = ("coreml-float32",)
+OPTIONAL_BACKENDS = ("coreml-float32", "executorch-coreml")
 THREADS = 2  # the performance cores

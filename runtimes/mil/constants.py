@@ -18,7 +18,7 @@ from runtimes.mil.errors import ProgramError
 from runtimes.mil.types import ELEMENTS
 
 KEEP_BYTES: Final = 3_000_000_000
-WIDENED_BYTES: Final = 400_000_000  # kept in fp32, of those
+WIDENED_BYTES: Final = 1_500_000_000  # kept in fp32, of those
 ROWS_ELEMENTS: Final = 1 << 24  # decoded at a time
 
 Decoder = Callable[[Mapping[str, Tensor | str]], Tensor]
