@@ -1,4 +1,4 @@
-"""Single matrix products: models of one MatMulNBits, and what it gives if activations are quantized in a known way."""
+"""Single matrix products: models of one, and what it gives if activations are quantized in a known way."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,9 @@ class Product:
 PRODUCTS = tuple(
     Product(bits=bits, block=block, tokens=tokens) for bits in (4, 8) for block in (32, 64, 128) for tokens in (1, 16)
 )
+STATIC_TOKENS = (1, 16)  # of products whose inputs are rounded on a static grid
+STATIC_GRID = (0.08, -11)
+STATIC = Product(bits=8, block=COLUMNS, tokens=max(STATIC_TOKENS))  # one scale a row
 FULL_SCALES = tuple(Product(bits=bits, block=32, tokens=16, bfloat16=False) for bits in (4, 8))
 
 
@@ -66,6 +69,13 @@ def expected(product: Product, activation: str, scales: Tensor | None = None) ->
     return (x @ weight.T).numpy()
 
 
+def expected_static(tokens: int) -> np.ndarray:
+    """The product of the first `tokens` inputs on the static grid, in double precision."""
+    given = operands(STATIC)
+    x = edge.round_to_grid(given.x[:, :tokens], torch.tensor(STATIC_GRID)).double()
+    return (x @ edge.dequantize(given.codes, given.scales).double().T).numpy()
+
+
 def error(found: np.ndarray, wanted: np.ndarray) -> float:
     """The largest error relative to the largest output."""
     return float(np.abs(found - wanted).max() / np.abs(wanted).max())
@@ -77,6 +87,9 @@ def write_models(directory: Path) -> Path:
         given = operands(product)
         onnx.save(_model(product, given), directory / f"{product.name}.onnx")
         np.save(directory / f"{product.name}.npy", given.x.numpy())
+    for tokens in STATIC_TOKENS:
+        onnx.save(_static_model(), directory / f"static_{tokens}.onnx")
+        np.save(directory / f"static_{tokens}.npy", operands(STATIC).x[:, :tokens].numpy())
     return directory
 
 
@@ -98,8 +111,30 @@ def _model(product: Product, given: Operands) -> onnx.ModelProto:
         block_size=product.block,
         accuracy_level=ACCURACY_LEVEL,
     )
+    return _written([node], weights)
+
+
+def _static_model() -> onnx.ModelProto:
+    """As `export/onnx_lowering` writes it: uint8 inputs, int8 rows."""
+    given, (scale, zero) = operands(STATIC), STATIC_GRID
+    weights = [
+        numpy_helper.from_array(given.codes.T.contiguous().numpy(), "codes"),
+        numpy_helper.from_array(given.scales[:, 0].contiguous().numpy(), "scales"),
+        numpy_helper.from_array(np.array(scale, dtype=np.float32), "scale"),
+        numpy_helper.from_array(np.array(zero + 128, dtype=np.uint8), "zero"),
+    ]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["x_codes"]),
+        helper.make_node("DequantizeLinear", ["x_codes", "scale", "zero"], ["rounded"]),
+        helper.make_node("DequantizeLinear", ["codes", "scales"], ["weight"], axis=1),
+        helper.make_node("MatMul", ["rounded", "weight"], ["y"]),
+    ]
+    return _written(nodes, weights)
+
+
+def _written(nodes: list[onnx.NodeProto], weights: list[TensorProto]) -> onnx.ModelProto:
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, "tokens", COLUMNS])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, "tokens", ROWS])
-    graph = helper.make_graph([node], "product", [x], [y], weights)
+    graph = helper.make_graph(nodes, "product", [x], [y], weights)
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10)

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 import torch
 
-from tests.arm.products import FULL_SCALES, PRODUCTS, Product, error, expected, operands
+from tests.arm.products import FULL_SCALES, PRODUCTS, STATIC_TOKENS, Product, error, expected, expected_static, operands
 from tests.arm.runs import Run
 
 pytestmark = pytest.mark.arm
@@ -48,6 +48,16 @@ def test_x86_kernels_quantize_activations_by_block(matrices: Path, product: Prod
     session = onnxruntime.InferenceSession(matrices / f"{product.name}.onnx", providers=["CPUExecutionProvider"])
     found = session.run(None, {"x": np.load(matrices / f"{product.name}.npy")})[0]
     assert error(found, expected(product, BLOCKS)) <= SUM_ERROR
+
+
+@pytest.mark.parametrize("tokens", STATIC_TOKENS)
+def test_static_inputs_are_rounded_alike_everywhere(
+    runs: dict[str, Run], matrices: Path, cpu: str, tokens: int
+) -> None:
+    session = onnxruntime.InferenceSession(matrices / f"static_{tokens}.onnx", providers=["CPUExecutionProvider"])
+    x86 = session.run(None, {"x": np.load(matrices / f"static_{tokens}.npy")})[0]
+    for found in (x86, *(runs[cpu].products[f"static_{tokens}.{choice}"] for choice in ("default", "no_kleidiai"))):
+        assert error(found, expected_static(tokens)) <= SUM_ERROR
 
 
 def test_kleidiai_cuts_4_bit_scales_to_bfloat16_which_ours_survive(runs: dict[str, Run], cpu: str) -> None:
