@@ -9,7 +9,7 @@ INSTALLED := .venv/.installed
 TINY := build/android-tiny
 PACKAGES := export runtimes benchmarks
 
-.PHONY: help venv export test test-slow test-arm test-arm-slow test-devices check format bench lock
+.PHONY: help venv export test test-slow test-arm test-arm-slow test-devices test-apps check format bench lock
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -42,6 +42,9 @@ test-arm-slow: $(INSTALLED) ## the same for ExecuTorch, with aarch64 torch
 
 test-devices: $(INSTALLED) ## run whole device runs: real adb to real adbd, and to a virtual arm64 phone (as root)
 	$(BIN)/python -m pytest -m devices
+
+test-apps: $(INSTALLED) ## check the demo apps: compile, type-check and test them here (npm and a JDK; Debian for Swift)
+	$(BIN)/python -m pytest tests/apps tests/test_golden.py -m "slow or not slow"
 
 check: $(INSTALLED) ## lint, formatting and types
 	$(BIN)/ruff check .

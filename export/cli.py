@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, Task, TaskID, TextColumn, TimeRem
 from rich.table import Column, Table
 from rich.text import Text
 
-from export import catalog
+from export import apps, catalog
 from export.bundle import Bundle
 from export.errors import SpecError
 from export.pipeline import export
@@ -49,6 +49,8 @@ examples:
     python -m export --target android --checkpoint ./my-finetune
   real shapes with random weights, for timing only:
     python -m export --target android --model qwen3.5-4b --checkpoint random
+  put it into the demo app, which a script then pushes to a phone:
+    python -m export --target android --into android_demo
   only say what would be done, and whether it fits:
     python -m export --target android --backend onnx --budget 500MB --plan
 """
@@ -92,12 +94,17 @@ def _run(arguments: argparse.Namespace) -> int:
         _print_catalog(arguments.json)
         return 0
     spec = _spec(arguments)
+    app = None if arguments.into is None else apps.open_app(arguments.target, Path(arguments.into))
+    if app is not None:
+        apps.check_fits(app, make_plan(spec))
     if arguments.plan:
         _print_plan(make_plan(spec), arguments.json)
         return 0
     with Bars(quiet=arguments.json or not sys.stderr.isatty()) as progress:
         bundle = export(spec, progress)
     _print_bundle(bundle, arguments.json)
+    for line in [] if app is None else apps.install(app, arguments.target, bundle):
+        print(line, file=sys.stderr if arguments.json else sys.stdout)
     return 0
 
 
@@ -184,6 +191,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--out",
         metavar="DIR",
         help="the bundle's directory, new or of an earlier export (default: build/MODEL-TARGET-SCHEME)",
+    )
+    add(
+        "--into",
+        metavar="APP",
+        help="put the bundle where an app finds it, once it is known to run it: android_demo or ios_demo",
     )
     add("--plan", action="store_true", help="print what would be done and stop")
     add("--list", action="store_true", help="print everything that can be named and stop")

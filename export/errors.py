@@ -14,7 +14,8 @@ ProjectError
     ├── ParityError              the written artifact disagrees with its eager reference
     ├── QualityError             a quality figure cannot be computed from what was given
     ├── BudgetError              the bundle would not fit the byte budget
-    └── OutputError              the output directory cannot be used
+    ├── OutputError              the output directory cannot be used
+    └── AppError                 --into names no app, or one whose engines cannot run the bundle
 """
 
 from runtimes.errors import ProjectError
@@ -85,3 +86,7 @@ class BudgetError(ExportError):
 
 class OutputError(ExportError):
     """The output directory cannot be used."""
+
+
+class AppError(ExportError):
+    """The directory that `--into` names is no app, or its engines cannot run the bundle."""

@@ -119,13 +119,13 @@ def _defines_load_runner(place: Path) -> bool:
 def check_version(artifact: Artifact, installed: str) -> None:
     """Refuse a runtime older than the artifact's oldest."""
     runtime = artifact.manifest.runtime
-    if _release(installed) < _release(runtime.oldest_version):
+    if release_of(installed) < release_of(runtime.oldest_version):
         raise RuntimeUnavailableError(
             f"{artifact.path}: needs {runtime.name} {runtime.oldest_version} or newer, not {installed}; update it"
         )
 
 
-def _release(version: str) -> tuple[int, ...]:
+def release_of(version: str) -> tuple[int, ...]:
     """The leading numbers of a version: '1.31.1+cpu' is (1, 31, 1)."""
     numbers: list[int] = []
     for part in version.split("+")[0].split("."):

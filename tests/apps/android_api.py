@@ -1,9 +1,9 @@
 """Android's public API as Java stubs, cut to what the app uses, so that Kotlin is checked against real signatures.
 
-Android publishes its API as one text file a release, `core/api/current.txt` (Apache-2.0, The Android Open Source Project).
-`api-34.txt` beside this module is a part of Android 14's: the classes that our sources name, of their members those whose
-names occur in the sources, and what these mention. It holds nothing that Android does not have, so a name of our invention
-stays unknown. After using another part of Android, cut it anew; the file is in Debian's sources:
+Android publishes its API as one text file a release, `core/api/current.txt` (Apache-2.0, The Android Open Source
+Project). `api-34.txt` beside this module is a part of Android 14's: the classes that our sources name, of their members
+those whose names occur in the sources, and what these mention. It holds nothing that Android does not have, so a name of
+our invention stays unknown. After using another part of Android, cut it anew; the file is in Debian's sources:
 
     apt-get source --download-only android-platform-frameworks-base        # 14~beta1, with deb-src
     tar xf android-platform-frameworks-base_*.orig.tar.xz core/api/current.txt
@@ -29,6 +29,7 @@ NULLNESS = {"NonNull", "Nullable"}
 TYPE = re.compile(r"android(?:\.[a-z]\w*)+(?:\.[A-Z]\w*)+")
 # overrides of abstract methods that Android's file leaves out
 LEFT_OUT = {"android.widget.AbsListView": "method protected void onLayout(boolean, int, int, int, int);"}
+ZEROS = {"boolean": "false", "char": "'a'", "float": "0f", "double": "0d"}
 ACCESSOR = re.compile(r"^(?:get|is|set)([A-Z]\w*)$")
 
 
@@ -201,9 +202,13 @@ def _field(rest: str) -> str:
     if " final " not in f" {declared}":
         return _java(declared)
     kind = declared.split()[-2]
-    zero = {"boolean": "false", "char": "'a'", "float": "0f", "double": "0d"}.get(kind, "0" if kind.islower() else "null")
+    zero = {"boolean": "false", "char": "'a'", "float": "0f", "double": "0d"}.get(
+        kind, "0" if kind.islower() else "null"
+    )
     is_text = kind == "java.lang.String" and value
-    return f"{_java(declared)} = {value if is_text or (kind in ('int', 'long') and value.lstrip('-').isdigit()) else zero}"
+    return (
+        f"{_java(declared)} = {value if is_text or (kind in ('int', 'long') and value.lstrip('-').isdigit()) else zero}"
+    )
 
 
 def _method(rest: str, what: str, kind: str, simple: str) -> str:

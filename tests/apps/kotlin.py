@@ -1,7 +1,7 @@
 """The Kotlin compiler and JUnit, fetched once into the user's cache: what a machine without the Android SDK can check.
 
-The compiler comes from npm (JetBrains publishes the whole of kotlinc there), JUnit from Debian. Both are pinned by hash.
-Where one cannot be had, `UnavailableError` says why, and the tests that need it are skipped with that reason.
+The compiler comes from npm (JetBrains publishes the whole of kotlinc there), JUnit from Debian. Both are pinned by
+hash. Where one cannot be had, `UnavailableError` says why, and the tests that need it are skipped with that reason.
 """
 
 import base64
@@ -18,10 +18,7 @@ from filelock import FileLock
 from tests.devices_lane import debian
 
 KOTLIN = "2.4.20"  # the version in android_demo/gradle/libs.versions.toml
-KOTLIN_SHA512 = (
-    "IF5IVM7LpPhA/ntHQQpaVt1yxpaaQovtEVYLyqWMuaLr"
-    "0XelLPPm7/sM6HLhtcRjjjoSsK7I7lP2kzYJkMy73w=="
-)
+KOTLIN_SHA512 = "IF5IVM7LpPhA/ntHQQpaVt1yxpaaQovtEVYLyqWMuaLr0XelLPPm7/sM6HLhtcRjjjoSsK7I7lP2kzYJkMy73w=="
 CLASSES = ("kotlin-compiler", "kotlin-stdlib", "kotlin-reflect", "kotlinx-coroutines-core-jvm", "annotations-13.0")
 JVM_TARGET = "17"
 MINUTES = 60
@@ -58,18 +55,22 @@ class Kotlin:
         if done.returncode:
             raise KotlinError(done.stdout + done.stderr)
 
-    def run_tests(self, classes: Path, classpath: Sequence[Path], properties: Sequence[str] = ()) -> str:
-        """Run every class of tests below a folder; what JUnit printed, failures included."""
-        names = [".".join(file.relative_to(classes).with_suffix("").parts) for file in classes.rglob("*Test.class")]
+    def run_tests(
+        self, classes: Path, classpath: Sequence[Path], properties: Sequence[str] = (), only: str = "*Test"
+    ) -> str:
+        """Run the classes of tests below a folder; what JUnit printed, failures included."""
+        names = [".".join(file.relative_to(classes).with_suffix("").parts) for file in classes.rglob(f"{only}.class")]
         path = joined([classes, *classpath, self.stdlib, *self.test_libraries])
         done = run(["java", HEAP, *properties, "-cp", path, "org.junit.runner.JUnitCore", *sorted(names)])
         return done.stdout + done.stderr
 
 
-def compile_java(sources: Sequence[Path], target: Path, classpath: Sequence[Path] = ()) -> None:
-    """Compile Java, quietly."""
+def compile_java(sources: Sequence[Path], target: Path, headers: Path | None = None) -> None:
+    """Compile Java, quietly; `headers` is where those of native methods go."""
     target.mkdir(parents=True, exist_ok=True)
-    words = ["javac", "-nowarn", "-proc:none", "-Xlint:none", "-cp", joined(classpath), "-d", str(target)]
+    words = ["javac", "-nowarn", "-proc:none", "-Xlint:none", "-d", str(target)]
+    if headers is not None:
+        words += ["-h", str(headers)]
     done = run([*words, *map(str, sources)])
     if done.returncode:
         raise KotlinError(done.stdout + done.stderr)

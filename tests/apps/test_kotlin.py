@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.stream import parse_stream
+from export.qwen_tokenizer import tokenizer_json
 from tests.apps.kotlin import Kotlin, KotlinError
 from tests.apps.sources import JVM_MODULES, test_sources
-from tools.golden import qwen_tokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +30,7 @@ WRONG_NAMES = {
 def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The real tokenizer of Qwen3.5."""
     place = tmp_path_factory.mktemp("qwen") / "tokenizer.json"
-    place.write_bytes(qwen_tokenizer.tokenizer_json())
+    place.write_bytes(tokenizer_json())
     return place
 
 

@@ -62,7 +62,8 @@ class BenchmarkActivity : Activity() {
     /** A file that the intent names, which has to lie in the app's own folder. */
     private fun place(extra: String, folder: String? = null): File {
         val name = intent.getStringExtra(extra) ?: throw QwenEdgeException("no --es $extra NAME was given")
-        val root = getExternalFilesDir(folder) ?: throw QwenEdgeException("shared storage is not there; unlock the phone")
+        val root = getExternalFilesDir(folder)
+            ?: throw QwenEdgeException("shared storage is not there; unlock the phone")
         val place = root.resolve(name).canonicalFile
         if (!place.startsWith(root.canonicalFile)) throw QwenEdgeException("$name leads outside $root")
         return place

@@ -35,7 +35,9 @@ class ModelPicker(private val activity: Activity, private val services: AppServi
         val names = found.map { entry -> entry.problem?.let { "${entry.name}\n$it" } ?: entry.name }
         val dialog = AlertDialog.Builder(activity).setTitle(R.string.models_title)
         if (found.isEmpty()) dialog.setMessage(R.string.models_none)
-        if (found.isNotEmpty()) dialog.setItems(names.toTypedArray()) { _, index -> services.session.choose(found[index]) }
+        if (found.isNotEmpty()) {
+            dialog.setItems(names.toTypedArray()) { _, index -> services.session.choose(found[index]) }
+        }
         dialog.setPositiveButton(R.string.models_import) { _, _ -> chooseFolder() }
         dialog.show()
     }

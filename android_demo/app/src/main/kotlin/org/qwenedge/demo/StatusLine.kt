@@ -10,7 +10,7 @@ import org.qwenedge.engine.ChatView
 import org.qwenedge.engine.Phase
 import org.qwenedge.probe.Health
 
-/** One line about the model and its speed, one about the device; the device is looked at every two seconds, off the screen's thread. */
+/** What the model does and how fast, and how the device is; that is looked at now and then, off the screen's thread. */
 class StatusLine(private val text: TextView, private val services: AppServices) {
     private val context = text.context
     private val main = Handler(Looper.getMainLooper())
@@ -60,11 +60,13 @@ class StatusLine(private val text: TextView, private val services: AppServices) 
         val figures = view.figures
         val tokensPerSecond = figures.tokensPerSecond ?: return null
         val prompt = figures.promptTokensPerSecond ?: 0.0
-        return context.getString(R.string.figures, tokensPerSecond, prompt, figures.ttftMs ?: 0.0, figures.position, figures.contextLength)
+        return context.getString(R.string.figures, tokensPerSecond, prompt, figures.ttftMs
+            ?: 0.0, figures.position, figures.contextLength)
     }
 
     private fun device(health: Health): String =
-        context.getString(R.string.health, health.memoryMb, health.availableMb, health.temperatureC ?: Double.NaN, health.thermal)
+        context.getString(R.string.health, health.memoryMb, health.availableMb, health.temperatureC
+            ?: Double.NaN, health.thermal)
 
     private companion object {
         const val INTERVAL_S = 2L

@@ -35,7 +35,8 @@ class ChatTemplateTest {
         val refusal = case["refused"] as String?
         when {
             "text" in case -> assertEquals(case.text("text"), render(), name)
-            refusal != null -> assertTrue(assertFailsWith<ChatTemplateException>(name) { render() }.message!!.endsWith(refusal), name)
+            refusal != null ->
+                assertTrue(assertFailsWith<ChatTemplateException>(name) { render() }.message!!.endsWith(refusal), name)
             else -> assertFailsWith<ChatTemplateException>(name) { render() }
         }
     }
@@ -47,5 +48,6 @@ class ChatTemplateTest {
         options = named(case.map("options")),
     )
 
-    private fun named(map: Map<*, *>): Map<String, Any?> = map.entries.associate { (key, value) -> key as String to value }
+    private fun named(map: Map<*, *>): Map<String, Any?> =
+        map.entries.associate { (key, value) -> key as String to value }
 }

@@ -26,7 +26,9 @@ class EventStreamTest {
         for (stream in streams) {
             for ((case, metrics) in stream.map("metrics")) {
                 val found = caseMetrics(stream.objects("events").map(::event).filter { it !is Event.Start })
-                for ((name, value) in metrics as Map<*, *>) assertEquals((value as Number?)?.toDouble(), found.getValue(name as String), "$case $name")
+                for ((name, value) in metrics as Map<*, *>) {
+                    assertEquals((value as Number?)?.toDouble(), found.getValue(name as String), "$case $name")
+                }
             }
         }
     }
@@ -34,7 +36,13 @@ class EventStreamTest {
     private fun event(fields: Map<*, *>): Event {
         val at = fields["at_ns"] as Long
         return when (val name = fields.text("event")) {
-            "stream" -> Event.Start(at, fields.text("runner"), fields.text("runtime"), settings(fields.map("requested")), settings(fields.map("effective")))
+            "stream" -> Event.Start(
+                atNs = at,
+                runner = fields.text("runner"),
+                runtime = fields.text("runtime"),
+                requested = settings(fields.map("requested")),
+                effective = settings(fields.map("effective")),
+            )
             "case_start" -> Event.CaseStart(at, fields.text("case"), fields.text("kind"))
             "case_end" -> Event.CaseEnd(at, fields.text("case"))
             "load_start" -> Event.LoadStart(at)
@@ -44,12 +52,14 @@ class EventStreamTest {
             "prefill_end" -> Event.PrefillEnd(at, fields.int("position"), fields.int("tokens"))
             "token" -> Event.Token(at, fields.int("index"), fields.int("token"))
             "stop" -> Event.Stop(at, StopReason.entries.first { it.id == fields.text("reason") }, fields.int("tokens"))
-            "sample" -> Event.Sample(at, fields.text("kind"), fields.text("source"), fields.map("values").entries.associate { (key, value) -> key as String to value as Number })
+            "sample" -> Event.Sample(at, fields.text("kind"), fields.text("source"), values(fields.map("values")))
             "marker" -> Event.Marker(at, fields.text("name"))
             "error" -> Event.Failure(at, fields.text("what"))
             else -> error("unknown event $name")
         }
     }
+
+    private fun values(fields: Map<*, *>) = fields.entries.associate { (key, value) -> key as String to value as Number }
 
     private fun settings(fields: Map<*, *>) = RunSettings(
         backend = fields["backend"] as String?,

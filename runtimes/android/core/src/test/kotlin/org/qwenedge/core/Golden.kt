@@ -2,6 +2,7 @@ package org.qwenedge.core
 
 import java.io.File
 import org.qwenedge.core.json.JsonReader
+import org.qwenedge.core.sampling.Sampling
 
 /** The golden vectors, which Python writes and Swift reads as well: see `tests/golden/README.md`. */
 object Golden {
@@ -28,3 +29,15 @@ fun Map<*, *>.int(name: String): Int = (getValue(name) as Long).toInt()
 fun Map<*, *>.doubles(name: String): List<Double> = (getValue(name) as List<*>).map { (it as Number).toDouble() }
 
 private fun Map<*, *>.getValue(name: String): Any = checkNotNull(this[name]) { "no field '$name'" }
+
+/** The settings of a golden case. */
+fun samplingOf(given: Map<*, *>) = Sampling(
+    temperature = number(given, "temperature") ?: 0.0,
+    topK = number(given, "top_k")?.toInt() ?: 0,
+    topP = number(given, "top_p") ?: 1.0,
+    minP = number(given, "min_p") ?: 0.0,
+    repetitionPenalty = number(given, "repetition_penalty") ?: 1.0,
+    seed = given["seed"] as Long?,
+)
+
+private fun number(given: Map<*, *>, name: String) = (given[name] as Number?)?.toDouble()

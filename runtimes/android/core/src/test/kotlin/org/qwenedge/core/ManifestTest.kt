@@ -27,7 +27,10 @@ class ManifestTest {
             val name = case.text("name")
             when (case.text("expect")) {
                 "ok" -> readManifest(bytes(case))
-                "newer" -> assertContains(assertFailsWith<ManifestVersionException>(name) { readManifest(bytes(case)) }.message!!, case.text("names"))
+                "newer" -> {
+                    val error = assertFailsWith<ManifestVersionException>(name) { readManifest(bytes(case)) }
+                    assertContains(error.message!!, case.text("names"))
+                }
                 else -> {
                     val error = assertFailsWith<ManifestException>(name) { readManifest(bytes(case)) }
                     assertEquals(ManifestException::class, error::class, name)

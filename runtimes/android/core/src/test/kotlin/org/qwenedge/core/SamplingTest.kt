@@ -44,7 +44,9 @@ class SamplingTest {
             val left = candidates(scores, sampling)
             assertEquals(case.ints("candidates"), left.ids.toList(), case.text("name"))
             assertEquals(floats(case, "scores").toList(), left.scores.toList(), case.text("name"))
-            case.doubles("weights").zip(left.weights().toList()) { wanted, found -> assertEquals(wanted, found, absoluteTolerance = Math.ulp(wanted)) }
+            case.doubles("weights").zip(left.weights().toList()) { wanted, found ->
+                assertEquals(wanted, found, absoluteTolerance = Math.ulp(wanted))
+            }
         }
     }
 
@@ -70,15 +72,3 @@ class SamplingTest {
 
     private fun floats(case: Map<*, *>, name: String) = case.doubles(name).map(Double::toFloat).toFloatArray()
 }
-
-/** The settings of a golden case. */
-fun samplingOf(given: Map<*, *>) = Sampling(
-    temperature = number(given, "temperature") ?: 0.0,
-    topK = number(given, "top_k")?.toInt() ?: 0,
-    topP = number(given, "top_p") ?: 1.0,
-    minP = number(given, "min_p") ?: 0.0,
-    repetitionPenalty = number(given, "repetition_penalty") ?: 1.0,
-    seed = given["seed"] as Long?,
-)
-
-private fun number(given: Map<*, *>, name: String) = (given[name] as Number?)?.toDouble()

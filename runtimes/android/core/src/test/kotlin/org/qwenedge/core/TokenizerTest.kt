@@ -30,7 +30,9 @@ class TokenizerTest {
     @Test
     fun `no piece of a valid text ends inside a character`() {
         val texts = golden.objects("cases").mapNotNull { it["text"] as String? }.filter { '\ufffd' !in it }
-        for (text in texts) assertFalse(pieces(tiny, tiny.encode(text)).any { piece -> '\ufffd' in piece || piece.endsInSurrogate() }, text)
+        for (text in texts) {
+            assertFalse(pieces(tiny, tiny.encode(text)).any { '\ufffd' in it || it.endsInSurrogate() }, text)
+        }
     }
 
     @Test

@@ -19,8 +19,12 @@ class VisionTest {
     @Test
     fun `images get the sizes of Python`() {
         val family = spec(golden.map("family"))
-        for ((height, width, rows, columns) in grids(golden, "sizes")) assertEquals(Grid(rows, columns), targetSize(Grid(height, width), family))
-        for ((height, width) in grids(golden, "refused_sizes")) assertFailsWith<ImageException> { targetSize(Grid(height, width), family) }
+        for ((height, width, rows, columns) in grids(golden, "sizes")) {
+            assertEquals(Grid(rows, columns), targetSize(Grid(height, width), family))
+        }
+        for ((height, width) in grids(golden, "refused_sizes")) {
+            assertFailsWith<ImageException> { targetSize(Grid(height, width), family) }
+        }
     }
 
     @Test
@@ -49,10 +53,15 @@ class VisionTest {
         for (case in vectors.objects("refused")) assertFailsWith<ImageException>(case.text("name")) { place(case) }
     }
 
-    private fun place(case: Map<*, *>) =
-        positions(case.ints("tokens"), case.int("image_token_id"), grids(case, "grids").map { (height, width) -> Grid(height, width) }, (case["start"] as Long? ?: 0).toInt())
+    private fun place(case: Map<*, *>) = positions(
+        tokens = case.ints("tokens"),
+        imageTokenId = case.int("image_token_id"),
+        grids = grids(case, "grids").map { (height, width) -> Grid(height, width) },
+        start = case.int("start"),
+    )
 
-    private fun grids(case: Map<*, *>, name: String) = (case[name] as List<*>).map { row -> (row as List<*>).map { (it as Long).toInt() } }
+    private fun grids(case: Map<*, *>, name: String) =
+        (case[name] as List<*>).map { row -> (row as List<*>).map { (it as Long).toInt() } }
 
     private fun bytes(case: Map<*, *>, name: String): ByteArray = Base64.getDecoder().decode(case.text(name))
 

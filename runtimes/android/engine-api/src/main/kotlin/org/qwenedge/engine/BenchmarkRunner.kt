@@ -21,7 +21,12 @@ fun interface Counters {
  * Nothing is written while anything is timed: events wait in memory until a generation has ended. An app cannot drop files
  * from the page cache, so a cold case says nothing of what was cached, and the lab gives it no cold load time.
  */
-class BenchmarkRunner(private val artifact: Artifact, private val engines: Engines, private val counters: Counters, private val clock: () -> Long = System::nanoTime) {
+class BenchmarkRunner(
+    private val artifact: Artifact,
+    private val engines: Engines,
+    private val counters: Counters,
+    private val clock: () -> Long = System::nanoTime,
+) {
     private val waiting = ArrayList<Event>()
 
     /** Run all cases; an error becomes a line of the stream, which is sealed after it. */

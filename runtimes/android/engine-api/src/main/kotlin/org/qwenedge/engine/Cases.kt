@@ -30,10 +30,14 @@ private val KINDS = setOf("cold", "warm", "sustained")
 
 /** Read `cases.json`, as the device lab writes it. */
 fun readCases(place: File): CaseFile {
-    if (place.length() > MAX_BYTES) throw CasesException("$place: ${place.length()} bytes; a file of cases has at most $MAX_BYTES")
+    if (place.length() > MAX_BYTES) {
+        throw CasesException("$place: ${place.length()} bytes; a file of cases has at most $MAX_BYTES")
+    }
     try {
         val file = place.inputStream().use { JsonReader(it).document() } as Map<*, *>
-        if (file["version"] != VERSION) throw CasesException("$place: version ${file["version"]}; this app reads $VERSION, update one of them")
+        if (file["version"] != VERSION) {
+            throw CasesException("$place: version ${file["version"]}; this app reads $VERSION, update one of them")
+        }
         val cases = (file["cases"] as List<*>).map { case(it as Map<*, *>) }
         if (cases.isEmpty() || cases.any { it.kind !in KINDS || it.prompt.isEmpty() || it.newTokens < 1 || it.repeats < 1 }) {
             throw CasesException("$place: a case that measures nothing; write it with `python -m benchmarks run`")

@@ -11,7 +11,8 @@ import org.qwenedge.core.events.Live
 import org.qwenedge.core.events.StopReason
 
 /** Where a chat finds its models and keeps itself; engines are made when the first model is opened. */
-class ChatHome(val store: BundleStore, val engines: () -> Engines, val guard: CrashGuard, val transcript: TranscriptFile)
+class ChatHome(val store: BundleStore, val engines: () ->
+    Engines, val guard: CrashGuard, val transcript: TranscriptFile)
 
 /**
  * One chat with one model, for a screen that comes and goes.
@@ -52,7 +53,7 @@ class ChatSession(
         close()
         chosen = installed
         update { ChatView(model = installed.name) }
-        open()
+        load()
         save()
     }
 
@@ -85,7 +86,7 @@ class ChatSession(
     private fun answer(speak: Conversation.(Settings, (Piece) -> Unit) -> StopReason) {
         stopWanted = false
         work {
-            if (model == null) open()
+            if (model == null) load()
             val opened = model ?: throw EngineException("no model is open; choose one")
             val talk = conversation ?: throw EngineException("no chat is open; choose a model")
             val written = StringBuilder()
@@ -102,12 +103,14 @@ class ChatSession(
     }
 
     /** Check and open the chosen model, with what was said so far. */
-    private fun open() {
+    private fun load() {
         val installed = chosen ?: throw EngineException("no model was chosen; choose one")
         val artifact = installed.artifact ?: throw EngineException(installed.problem ?: "${installed.name} cannot be used")
         update { copy(phase = Phase.LOADING, progress = null, notice = null) }
         home.store.verify(artifact, Progress { done, total -> update { copy(progress = done.toDouble() / total) } })
-        val opened = home.guard.watch("opening ${installed.name}") { loadModel(artifact, home.engines(), settings.templateOptions) }
+        val opened = home.guard.watch("opening ${installed.name}") {
+            loadModel(artifact, home.engines(), settings.templateOptions)
+        }
         val system = settings.system.takeIf { view.messages.isEmpty() }
         val talk = Conversation(opened.engine, opened.voice, system, emit = live)
         if (view.messages.isNotEmpty()) talk.continueFrom(view.messages)

@@ -14,5 +14,6 @@ data class ChatSettings(
     /** The switches of the chat template. */
     val templateOptions: Map<String, Any?> get() = if (thinking == null) emptyMap() else mapOf("enable_thinking" to thinking)
 
-    fun forModel(model: LoadedModel) = Settings(model.artifact.manifest.eosTokenIds, sampling ?: model.sampling, maxTokens)
+    fun forModel(model: LoadedModel) = Settings(model.artifact.manifest.eosTokenIds, sampling
+        ?: model.sampling, maxTokens)
 }

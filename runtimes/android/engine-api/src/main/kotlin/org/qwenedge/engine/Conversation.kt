@@ -59,7 +59,12 @@ class Conversation(
     }
 
     /** Add a user message and stream the answer. */
-    fun say(text: String, settings: Settings, cancellation: Cancellation = Cancellation.NEVER, onPiece: (Piece) -> Unit): StopReason {
+    fun say(
+        text: String,
+        settings: Settings,
+        cancellation: Cancellation = Cancellation.NEVER,
+        onPiece: (Piece) -> Unit,
+    ): StopReason {
         val message = Message.user(text)
         checkFits(spoken + message)
         spoken += message
@@ -67,13 +72,22 @@ class Conversation(
     }
 
     /** Drop the last answer and stream another one to the same message. */
-    fun regenerate(settings: Settings, cancellation: Cancellation = Cancellation.NEVER, onPiece: (Piece) -> Unit): StopReason {
+    fun regenerate(
+        settings: Settings,
+        cancellation: Cancellation = Cancellation.NEVER,
+        onPiece: (Piece) -> Unit,
+    ): StopReason {
         dropFrom(lastUser("regenerate") + 1)
         return answer(settings, cancellation, onPiece)
     }
 
     /** Replace the last user message and stream an answer to the new one. */
-    fun editLast(text: String, settings: Settings, cancellation: Cancellation = Cancellation.NEVER, onPiece: (Piece) -> Unit): StopReason {
+    fun editLast(
+        text: String,
+        settings: Settings,
+        cancellation: Cancellation = Cancellation.NEVER,
+        onPiece: (Piece) -> Unit,
+    ): StopReason {
         val last = lastUser("edit")
         val edited = Message.user(text)
         checkFits(spoken.take(last) + edited)
@@ -162,7 +176,8 @@ class Conversation(
         }
     }
 
-    private fun render(messages: List<Message>) = voice.template.render(messages.map(Message::forTemplate), options = voice.options)
+    private fun render(messages: List<Message>) =
+        voice.template.render(messages.map(Message::forTemplate), options = voice.options)
 
     private fun lastUser(what: String): Int {
         val last = spoken.indexOfLast { it.role == "user" }

@@ -17,7 +17,8 @@ fun defaultThreads(cpuRoot: File = File("/sys/devices/system/cpu")): Int {
 }
 
 private fun speed(cpu: File): Int =
-    listOf("cpu_capacity", "cpufreq/cpuinfo_max_freq").firstNotNullOfOrNull { read(cpu.resolve(it))?.toIntOrNull() } ?: 1
+    listOf("cpu_capacity", "cpufreq/cpuinfo_max_freq").firstNotNullOfOrNull { read(cpu.resolve(it))?.toIntOrNull() }
+        ?: 1
 
 private fun read(place: File): String? = try {
     place.readText().trim()

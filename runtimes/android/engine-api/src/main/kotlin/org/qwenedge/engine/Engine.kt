@@ -81,8 +81,11 @@ class Engines(private val factories: List<EngineFactory>) {
 internal fun compareVersions(first: String, second: String): Int {
     val left = numbers(first)
     val right = numbers(second)
-    return (0..<maxOf(left.size, right.size)).map { (left.getOrElse(it) { 0 }).compareTo(right.getOrElse(it) { 0 }) }.find { it != 0 } ?: 0
+    val places = 0..<maxOf(left.size, right.size)
+    return places.map { left.getOrElse(it) { 0 }.compareTo(right.getOrElse(it) { 0 }) }.find { it != 0 } ?: 0
 }
 
-private fun numbers(version: String): List<Int> =
-    version.substringBefore('+').split('.').map { part -> part.takeWhile(Char::isDigit).toIntOrNull() }.takeWhile { it != null }.filterNotNull()
+private fun numbers(version: String): List<Int> {
+    val parts = version.substringBefore('+').split('.')
+    return parts.map { it.takeWhile(Char::isDigit) }.takeWhile { it.isNotEmpty() }.map(String::toInt)
+}

@@ -19,7 +19,9 @@ data class Settings(
     val stopStrings: List<String> = emptyList(),
 ) {
     init {
-        if (maxTokens != null && maxTokens < 1) throw SamplingException("max_tokens is $maxTokens; it must be 1 or more")
+        if (maxTokens != null && maxTokens < 1) {
+            throw SamplingException("max_tokens is $maxTokens; it must be 1 or more")
+        }
     }
 }
 
@@ -61,7 +63,13 @@ class Generator(
      * part of a stop string. [history] grows with what is fed: a chosen token is fed only when the next one is wanted, so an
      * end token never is.
      */
-    fun stream(tokenizer: Tokenizer, first: FloatArray, history: MutableList<Int>, settings: Settings, onPiece: (Piece) -> Unit): StopReason {
+    fun stream(
+        tokenizer: Tokenizer,
+        first: FloatArray,
+        history: MutableList<Int>,
+        settings: Settings,
+        onPiece: (Piece) -> Unit,
+    ): StopReason {
         val sampler = Sampler(settings.sampling)
         val text = TextStream(tokenizer)
         val stops = StopStrings(settings.stopStrings)
@@ -75,7 +83,8 @@ class Generator(
                 count++
                 val end = endOf(token, count, settings)
                 val step = stops.push(if (end == StopReason.EOS) "" else text.push(token))
-                val stop = if (step.reached) StopReason.STOP_STRING else end ?: StopReason.CANCELLED.takeIf { cancellation.isCancelled() }
+                val stop = if (step.reached) StopReason.STOP_STRING else end
+                    ?: StopReason.CANCELLED.takeIf { cancellation.isCancelled() }
                 val rest = if (stop == null || step.reached) "" else rest(text, stops)
                 onPiece(Piece(token, step.text + rest, stop))
                 if (stop != null) {

@@ -20,7 +20,8 @@ class LoadedModel(val artifact: Artifact, val engine: Engine, val voice: Voice, 
 fun loadModel(artifact: Artifact, engines: Engines, options: Map<String, Any?>): LoadedModel {
     val factory = engines.factoryOf(artifact)
     val manifest = artifact.manifest
-    val template = artifact.chatTemplateFile ?: throw ChatTemplateException("${manifest.model} has no chat template (a base model?)")
+    val template = artifact.chatTemplateFile
+        ?: throw ChatTemplateException("${manifest.model} has no chat template (a base model?)")
     val voice = Voice(
         tokenizer = readTokenizer(artifact.tokenizerFile),
         template = ChatTemplate.read(template, readSpecialTokens(artifact)),

@@ -17,7 +17,7 @@ fun interface StateMemory {
 }
 
 /** One state tensor and its memory, which the runtime shares. */
-class StateBuffer(val tensor: StateTensor, val memory: ByteBuffer) {
+data class StateBuffer(val tensor: StateTensor, val memory: ByteBuffer) {
     private val axis = tensor.tokenAxis ?: 0
     private val rowBytes = (tensor.bytes / tensor.shape.take(axis + 1).fold(1L, Long::times)).toInt()
     private val blocks = tensor.shape.take(axis).fold(1L, Long::times).toInt()
@@ -85,7 +85,9 @@ class SequenceState(buffers: List<StateBuffer>) {
 
     /** Bring a snapshot's state back and return its position. */
     fun restore(snapshot: Snapshot): Int {
-        if (snapshot !is Saved || snapshot.owner !== this) throw EngineException("this snapshot is of another engine; start the chat anew")
+        if (snapshot !is Saved || snapshot.owner !== this) {
+            throw EngineException("this snapshot is of another engine; start the chat anew")
+        }
         keepRows(snapshot.keptFrom, besides = snapshot)
         fixed.zip(snapshot.fixed) { buffer, saved -> buffer.writeAll(saved) }
         for (piece in snapshot.rows) caches.zip(piece.saved) { buffer, saved -> buffer.writeRows(piece.start, piece.stop, saved) }

@@ -53,7 +53,8 @@ class ReplayEngine(private val recording: Map<*, *>) : FakeEngine(
     recording.int("context_length"), recording.int("vocab_size"), recording.int("prefill_chunk"),
 ) {
     private val calls = ArrayDeque(recording.objects("calls"))
-    private val logits = ByteBuffer.wrap(Golden.file(recording.text("logits_file")).readBytes()).order(ByteOrder.LITTLE_ENDIAN).asFloatBuffer()
+    private val logits = ByteBuffer.wrap(Golden.file(recording.text("logits_file")).readBytes())
+        .order(ByteOrder.LITTLE_ENDIAN).asFloatBuffer()
 
     /** Calls that the chat made and the app did not. */
     val missing: Int get() = calls.size
@@ -61,7 +62,9 @@ class ReplayEngine(private val recording: Map<*, *>) : FakeEngine(
     override fun answer(tokens: IntArray): FloatArray {
         val call = expect("forward")
         check(call.ints("tokens") == tokens.toList()) { "read ${tokens.toList()} where the recording has ${call.ints("tokens")}" }
-        return FloatArray(vocabSize).also { logits.duplicate().position(call.int("row") * vocabSize).let { row -> (row as java.nio.FloatBuffer).get(it) } }
+        val row = logits.duplicate()
+        row.position(call.int("row") * vocabSize)
+        return FloatArray(vocabSize).also(row::get)
     }
 
     override fun reset() {

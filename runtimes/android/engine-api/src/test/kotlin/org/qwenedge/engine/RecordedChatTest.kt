@@ -6,7 +6,6 @@ import org.qwenedge.core.Golden
 import org.qwenedge.core.ints
 import org.qwenedge.core.map
 import org.qwenedge.core.objects
-import org.qwenedge.core.samplingOf
 import org.qwenedge.core.template.ChatTemplate
 import org.qwenedge.core.text
 import org.qwenedge.core.texts
@@ -31,22 +30,15 @@ class RecordedChatTest {
 
     private fun play(conversation: Conversation, step: Map<*, *>) {
         val pieces = ArrayList<Piece>()
-        val settings = step["settings"]?.let { settings(it as Map<*, *>) }
+        val settings = settingsOf(step["settings"] as Map<*, *>?, recording.ints("eos_token_ids"))
         when (step.text("do")) {
-            "say" -> conversation.say(step.text("text"), settings!!, onPiece = pieces::add)
-            "edit_last" -> conversation.editLast(step.text("text"), settings!!, onPiece = pieces::add)
-            "regenerate" -> conversation.regenerate(settings!!, onPiece = pieces::add)
+            "say" -> conversation.say(step.text("text"), settings, onPiece = pieces::add)
+            "edit_last" -> conversation.editLast(step.text("text"), settings, onPiece = pieces::add)
+            "regenerate" -> conversation.regenerate(settings, onPiece = pieces::add)
             else -> return conversation.reset()
         }
         assertEquals(step.ints("tokens"), pieces.map { it.token })
         assertEquals(step.texts("pieces"), pieces.map { it.text })
         assertEquals(step.text("stop"), pieces.last().stop?.id)
     }
-
-    private fun settings(given: Map<*, *>) = Settings(
-        eosTokenIds = recording.ints("eos_token_ids"),
-        sampling = samplingOf(given),
-        maxTokens = (given["max_tokens"] as Long?)?.toInt(),
-        stopStrings = (given["stop_strings"] as List<*>?).orEmpty().map { it as String },
-    )
 }

@@ -63,7 +63,9 @@ class Artifact private constructor(val directory: File, val manifest: Manifest) 
         /** Check the manifest, and that each file is there with the promised length. */
         fun open(directory: File): Artifact {
             val place = directory.resolve(Manifest.FILE_NAME)
-            if (!place.isFile) throw ArtifactException("$directory: no ${Manifest.FILE_NAME} here, so no finished artifact")
+            if (!place.isFile) {
+                throw ArtifactException("$directory: no ${Manifest.FILE_NAME} here, so no finished artifact")
+            }
             if (place.length() > Manifest.MAX_BYTES) throw ManifestException("$place: too long to be a manifest")
             val manifest = readManifest(reading(place) { place.readBytes() })
             return Artifact(directory, manifest).also { it.checkLengths() }

@@ -24,7 +24,8 @@ class Installed(val name: String, val directory: File, val artifact: Artifact?, 
  */
 class BundleStore(private val imported: File, private val pushed: List<File>, private val notes: File) {
     /** Everything that looks like an artifact, one or two levels deep; broken ones with the reason. */
-    fun list(): List<Installed> = (pushed + imported).flatMap { root -> artifactDirectories(root).map { installed(root, it) } }
+    fun list(): List<Installed> =
+        (pushed + imported).flatMap { root -> artifactDirectories(root).map { installed(root, it) } }
 
     /** Compare the files of an artifact with their hashes, unless that was done since they last changed. */
     fun verify(artifact: Artifact, progress: Progress = Progress.NONE) {
@@ -71,7 +72,8 @@ class BundleStore(private val imported: File, private val pushed: List<File>, pr
         for (entry in manifest.files) {
             val target = directory.resolve(entry.path)
             target.parentFile?.mkdirs()
-            val stream = source.open(entry.path) ?: throw FileMismatchException("${entry.path} is missing; choose another folder")
+            val stream = source.open(entry.path)
+                ?: throw FileMismatchException("${entry.path} is missing; choose another folder")
             val (length, sha256) = target.outputStream().use { out ->
                 digest(stream, out, limit = entry.bytes) { count ->
                     done += count

@@ -21,7 +21,8 @@ internal class Fields(private val path: String, value: Any?) {
 
     fun text(name: String, form: Regex): String {
         val found = value(name)
-        return (found as? String)?.takeIf(form::matches) ?: refuse(place(name), "${shown(found)} is not of the form $form")
+        return (found as? String)?.takeIf(form::matches)
+            ?: refuse(place(name), "${shown(found)} is not of the form $form")
     }
 
     fun textOrNull(name: String, form: Regex): String? = if (value(name) == null) null else text(name, form)
@@ -35,8 +36,10 @@ internal class Fields(private val path: String, value: Any?) {
     fun integers(name: String, range: LongRange, count: IntRange): List<Long> =
         items(name, count) { value, place -> integer(value, place, range) }
 
-    fun numbers(name: String, above: Double, most: Double, count: IntRange): List<Double> = items(name, count) { value, place ->
-        (value as? Number)?.toDouble()?.takeIf { it > above && it <= most } ?: refuse(place, "${shown(value)} is no number above $above")
+    fun numbers(name: String, above: Double, most: Double, count: IntRange): List<Double> =
+        items(name, count) { value, place ->
+        (value as? Number)?.toDouble()?.takeIf { it > above && it <= most }
+            ?: refuse(place, "${shown(value)} is no number above $above")
     }
 
     fun choices(name: String, known: Set<String>, count: IntRange): List<String> =

@@ -177,7 +177,9 @@ private fun checkMeasured(fields: Fields) {
 
 private fun checkToolchain(value: Any?) {
     val tools = value as? Map<*, *> ?: refuse("toolchain", "expected an object")
-    if (tools.size > 64 || tools.values.any { it !is String || !TEXT.matches(it) }) refuse("toolchain", "not names with versions")
+    if (tools.size > 64 || tools.values.any { it !is String || !TEXT.matches(it) }) {
+        refuse("toolchain", "not names with versions")
+    }
 }
 
 private fun checkObjectOrNull(value: Any?, place: String) {
@@ -212,7 +214,8 @@ private fun checkState(tensor: StateTensor, manifest: Manifest) {
     }
     val axis = tensor.tokenAxis ?: return
     if (axis >= tensor.shape.size || tensor.shape[axis] < manifest.contextLength) {
-        refuse("state", "'${tensor.name}' of shape ${tensor.shape} has no room for context_length ${manifest.contextLength} on token_axis $axis")
+        val room = "context_length ${manifest.contextLength} on token_axis $axis"
+        refuse("state", "'${tensor.name}' of shape ${tensor.shape} has no room for $room")
     }
 }
 
@@ -235,7 +238,8 @@ private fun checkVision(manifest: Manifest) {
     }
     if (vision == null) return
     val listed = manifest.files.map { it.path }
-    listOf(vision.towerFile, vision.embeddingFile).find { it !in listed }?.let { refuse("vision", "vision file '$it' is not among its files") }
+    listOf(vision.towerFile, vision.embeddingFile).find { it !in listed }
+        ?.let { refuse("vision", "vision file '$it' is not among its files") }
     listOf(vision.imageTokenId, vision.startTokenId, vision.endTokenId).find { it >= manifest.vocabSize }
         ?.let { refuse("vision", "vision token id $it is outside vocab_size ${manifest.vocabSize}") }
     val images = vision.images

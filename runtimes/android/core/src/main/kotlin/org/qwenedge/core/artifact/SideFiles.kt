@@ -7,9 +7,11 @@ import org.qwenedge.core.json.JsonReader
 
 /** A small JSON object that an artifact may hold beside its model, found by its file's name; empty where there is none. */
 internal fun Artifact.sideFile(name: String): Map<*, *> {
-    val path = manifest.files.map { it.path }.find { it.substringAfterLast('/') == name } ?: return emptyMap<String, Any?>()
+    val path = manifest.files.map { it.path }.find { it.substringAfterLast('/') == name }
+        ?: return emptyMap<String, Any?>()
     return try {
-        file(path).inputStream().use { JsonReader(it).document() } as? Map<*, *> ?: throw FileMismatchException("$path: expected a JSON object")
+        file(path).inputStream().use { JsonReader(it).document() } as? Map<*, *>
+            ?: throw FileMismatchException("$path: expected a JSON object")
     } catch (error: JsonException) {
         throw FileMismatchException("$path: not JSON: ${error.message}; import the bundle again", error)
     } catch (error: IOException) {

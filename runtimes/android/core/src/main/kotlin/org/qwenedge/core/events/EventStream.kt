@@ -40,14 +40,16 @@ class EventStream(private val out: OutputStream, private val onLine: (String) ->
         is Event.LoadStart -> mapOf("event" to "load_start")
         is Event.LoadEnd -> mapOf("event" to "load_end")
         is Event.Submit -> mapOf("event" to "submit", "prompt_tokens" to event.promptTokens)
-        is Event.PrefillStart -> mapOf("event" to "prefill_start", "position" to event.position, "tokens" to event.tokens)
+        is Event.PrefillStart ->
+            mapOf("event" to "prefill_start", "position" to event.position, "tokens" to event.tokens)
         is Event.PrefillEnd -> mapOf("event" to "prefill_end", "position" to event.position, "tokens" to event.tokens)
         is Event.Token -> mapOf("event" to "token", "index" to event.index, "token" to event.token)
         is Event.Stop -> mapOf("event" to "stop", "reason" to event.reason.id, "tokens" to event.tokens)
         is Event.Start -> start(event)
         is Event.CaseStart -> mapOf("event" to "case_start", "case" to event.case, "kind" to event.kind)
         is Event.CaseEnd -> mapOf("event" to "case_end", "case" to event.case)
-        is Event.Sample -> mapOf("event" to "sample", "kind" to event.kind, "source" to event.source, "values" to event.values)
+        is Event.Sample ->
+            mapOf("event" to "sample", "kind" to event.kind, "source" to event.source, "values" to event.values)
         is Event.Marker -> mapOf("event" to "marker", "name" to event.name)
         is Event.Failure -> mapOf("event" to "error", "what" to event.what)
     }

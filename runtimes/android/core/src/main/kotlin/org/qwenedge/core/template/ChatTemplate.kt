@@ -44,13 +44,16 @@ class ChatTemplate(source: String, private val specialTokens: Map<String, String
         private val FUNCTIONS = mapOf(
             "raise_exception" to Callable { given -> throw TemplateRefusal(asText(given.positional.firstOrNull())) },
             "namespace" to Callable { given -> Namespace(given.named.toMutableMap()) },
-            "range" to Callable { given -> range(given.positional.map { it as? Long ?: throw TemplateError("a range of what is no number") }) },
+            "range" to Callable { given -> range(given.positional.map { it as? Long
+                ?: throw TemplateError("a range of what is no number") }) },
             "strftime_now" to Callable { given -> now(asText(given.positional.firstOrNull())) },
         )
 
         /** The template in a file of a bundle. */
         fun read(place: File, specialTokens: Map<String, String> = emptyMap()): ChatTemplate {
-            if (place.length() > MAX_BYTES) throw ChatTemplateException("$place: more than $MAX_BYTES bytes are no chat template")
+            if (place.length() > MAX_BYTES) {
+                throw ChatTemplateException("$place: more than $MAX_BYTES bytes are no chat template")
+            }
             try {
                 return ChatTemplate(place.readText(), specialTokens)
             } catch (error: IOException) {

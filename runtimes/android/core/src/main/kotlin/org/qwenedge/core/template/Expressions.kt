@@ -166,7 +166,10 @@ internal class Expressions(private val tokens: Tokens) {
                 bounds += read()
             }
         }
-        if (colons == 0) return bounds.singleOrNull()?.let { key -> Expression { item(value.value(it), key.value(it)) } } ?: tokens.fail("one key")
+        if (colons == 0) {
+            val key = bounds.singleOrNull() ?: tokens.fail("one key is expected")
+            return Expression { scope -> item(value.value(scope), key.value(scope)) }
+        }
         return Expression { scope ->
             val (start, stop, step) = List(3) { bounds.getOrNull(it)?.value(scope) }
             slice(value.value(scope), start, stop, step)
@@ -178,7 +181,9 @@ internal class Expressions(private val tokens: Tokens) {
         return Expression { scope ->
             scope.step()
             val called = function.value(scope)
-            if (called !is Callable) throw TemplateError("'${(called as? Undefined)?.name ?: asText(called)}' cannot be called")
+            if (called !is Callable) {
+                throw TemplateError("'${(called as? Undefined)?.name ?: asText(called)}' cannot be called")
+            }
             called.call(given(scope))
         }
     }

@@ -60,7 +60,8 @@ private fun passes(given: Arguments, at: Int, value: Any?): Boolean {
 }
 
 private fun map(value: Any?, given: Arguments): List<Any?> {
-    val name = given.named["attribute"] ?: return items(value).map { filter(asText(given.positional[0]), it, Arguments(emptyList())) }
+    val name = given.named["attribute"]
+        ?: return items(value).map { filter(asText(given.positional[0]), it, Arguments(emptyList())) }
     return items(value).map { attribute(it, asText(name)) }
 }
 

@@ -134,7 +134,8 @@ internal class Lexer(source: String) {
         'n' -> "\n"
         't' -> "\t"
         'r' -> "\r"
-        'u' -> source.substring(at, minOf(at + 4, source.length)).toIntOrNull(16)?.also { at += 4 }?.toChar()?.toString()
+        'u' ->
+            source.substring(at, minOf(at + 4, source.length)).toIntOrNull(16)?.also { at += 4 }?.toChar()?.toString()
             ?: fail("four hexadecimal digits have to follow '\\u'")
         '\\', '\'', '"' -> letter.toString()
         else -> "\\" + (letter ?: fail("a string does not end"))

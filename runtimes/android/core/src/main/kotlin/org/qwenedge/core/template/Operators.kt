@@ -24,7 +24,11 @@ internal fun calculate(operator: String, first: Any?, second: Any?): Any? = when
 internal fun negate(value: Any?): Any = number(value).let { if (it is Long) -it else -it.toDouble() }
 
 private fun compare(first: Any?, second: Any?): Int =
-    if (first is String && second is String) compareCodePoints(first, second) else number(first).toDouble().compareTo(number(second).toDouble())
+    if (first is String && second is String) {
+        compareCodePoints(first, second)
+    } else {
+        number(first).toDouble().compareTo(number(second).toDouble())
+    }
 
 private fun add(first: Any?, second: Any?): Any = when {
     first is String && second is String -> joined(first, second)

@@ -142,7 +142,9 @@ internal class Statements(private val tokens: Tokens) {
     }
 
     private fun callMacro(scope: Scope, parameters: List<Pair<String, Expression?>>, given: Arguments, body: Statement): String {
-        if (given.positional.size > parameters.size) throw TemplateError("a macro got ${given.positional.size} arguments")
+        if (given.positional.size > parameters.size) {
+            throw TemplateError("a macro got ${given.positional.size} arguments")
+        }
         parameters.forEachIndexed { index, (name, default) ->
             scope[name] = when {
                 index < given.positional.size -> given.positional[index]

@@ -15,7 +15,8 @@ internal class Tokens(private val tokens: List<Token>) {
 
     fun takeName(name: String): Boolean = isName(name).also { if (it) at++ }
 
-    fun takeOperator(operator: String): Boolean = peek().run { kind == Kind.OPERATOR && text == operator }.also { if (it) at++ }
+    fun takeOperator(operator: String): Boolean =
+        peek().run { kind == Kind.OPERATOR && text == operator }.also { if (it) at++ }
 
     fun take(kind: Kind): Boolean = (peek().kind == kind).also { if (it) at++ }
 

@@ -22,7 +22,8 @@ internal fun splitPattern(source: String): Pattern {
             source.startsWith("(?i:", at) -> "(?iu:"
             two == "\\s" -> if (inClass) WHITE_SPACE else "[$WHITE_SPACE]"
             two == "\\S" && !inClass -> "[^$WHITE_SPACE]"
-            two == "\\S" -> throw TokenizerException("the tokenizer's pattern has \\S in a class, which this app cannot read")
+            two == "\\S" ->
+                throw TokenizerException("the tokenizer's pattern has \\S in a class, which this app cannot read")
             two.startsWith("\\") -> two
             else -> source.substring(at, at + 1)
         }

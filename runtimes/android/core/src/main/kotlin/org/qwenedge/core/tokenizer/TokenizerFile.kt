@@ -65,7 +65,9 @@ private class TokenizerFile(private val json: JsonReader) {
                 split = splitPattern((step["pattern"] as Map<*, *>)["Regex"] as String)
             }
             "ByteLevel" -> {
-                if (step["add_prefix_space"] == true || step["use_regex"] == true) refuse("its bytes are split in another way")
+                if (step["add_prefix_space"] == true || step["use_regex"] == true) {
+                    refuse("its bytes are split in another way")
+                }
                 byteLevel = true
             }
             else -> refuse("a step of kind '${type(step)}'")
@@ -90,7 +92,8 @@ private class TokenizerFile(private val json: JsonReader) {
     private fun check() {
         if (model["type"] != "BPE") refuse("a model of kind '${model["type"]}'")
         val odd = listOf("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix")
-            .find { model[it] != null && model[it] != "" } ?: listOf("ignore_merges", "byte_fallback").find { model[it] == true }
+            .find { model[it] != null && model[it] != "" }
+                ?: listOf("ignore_merges", "byte_fallback").find { model[it] == true }
         if (odd != null) refuse("'$odd' in its model")
         if (normalizer !in NORMALIZERS) refuse("the normalizer '$normalizer'")
         if (!byteLevel || decoder != "ByteLevel") refuse("no bytes below its tokens")

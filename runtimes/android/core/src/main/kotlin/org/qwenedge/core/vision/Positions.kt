@@ -36,6 +36,8 @@ fun positions(tokens: List<Int>, imageTokenId: Int, grids: List<Grid>, start: In
         place += maxOf(grid.height, grid.width)
         at += count
     }
-    if (waiting.isNotEmpty()) throw ImageException("${waiting.size} images more than the prompt has places for; give each image once")
+    if (waiting.isNotEmpty()) {
+        throw ImageException("${waiting.size} images more than the prompt has places for; give each image once")
+    }
     return Positions(rows, place)
 }

@@ -31,6 +31,7 @@ fun targetSize(image: Grid, spec: ImageSpec): Grid {
 /** Halves go to the even neighbour. */
 private fun nearest(side: Int, factor: Int): Int = Math.rint(side.toDouble() / factor).toInt() * factor
 
-private fun below(side: Int, shrink: Double, factor: Int): Int = maxOf(factor, floor(side / shrink / factor).toInt() * factor)
+private fun below(side: Int, shrink: Double, factor: Int): Int =
+    maxOf(factor, floor(side / shrink / factor).toInt() * factor)
 
 private fun above(side: Int, grow: Double, factor: Int): Int = ceil(side * grow / factor).toInt() * factor

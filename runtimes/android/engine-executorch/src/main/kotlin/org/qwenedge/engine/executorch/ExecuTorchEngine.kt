@@ -28,7 +28,8 @@ internal class ExecuTorchEngine(manifest: Manifest, threads: Int, private val mo
     override fun remember(): Snapshot = Remembered(tokens.toList())
 
     override fun recall(snapshot: Snapshot) {
-        val wanted = (snapshot as? Remembered)?.tokens ?: throw EngineException("this snapshot is of another engine; start the chat anew")
+        val wanted = (snapshot as? Remembered)?.tokens
+            ?: throw EngineException("this snapshot is of another engine; start the chat anew")
         tokens.clear()
         for (chunk in wanted.chunked(prefillChunk)) run(chunk.toIntArray())
     }

@@ -30,7 +30,8 @@ internal fun <T> failing(what: String, action: () -> T): T = try {
     action()
 } catch (error: ExecutorchRuntimeException) {
     val message = "executorch could not $what: ${error.message}"
-    throw if (error.errorCode in MEMORY_ERRORS) MemoryException("$message; close other apps or choose a smaller model", error) else EngineException(message, error)
+    if (error.errorCode !in MEMORY_ERRORS) throw EngineException(message, error)
+    throw MemoryException("$message; close other apps or choose a smaller model", error)
 } catch (error: IllegalArgumentException) {
     throw EngineException("executorch could not $what: ${error.message}", error)
 } catch (error: IllegalStateException) {

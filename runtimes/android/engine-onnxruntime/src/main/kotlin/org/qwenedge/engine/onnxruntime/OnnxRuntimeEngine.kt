@@ -32,12 +32,15 @@ internal class OnnxRuntimeEngine(
 ) : BaseEngine(manifest, threads) {
     private val buffers = manifest.state.map { StateBuffer(it, memory.allocate(it).order(ByteOrder.nativeOrder())) }
     private val state = SequenceState(buffers)
-    private val stateTensors = buffers.map { OnnxTensor.createTensor(environment, it.memory, it.tensor.shape.toLongArray(), type(it.tensor)) }
+    private val stateTensors = buffers.map { (tensor, memory) ->
+        OnnxTensor.createTensor(environment, memory, tensor.shape.toLongArray(), type(tensor))
+    }
     private val logits = createLogits()
     private val ids = longs(manifest.prefillChunk)
     private val positions = longs(POSITION_ROWS * manifest.prefillChunk)
     private val mask = longs(manifest.contextLength).apply { for (at in 0..<capacity()) put(at, 1) }
-    private val outputs = manifest.state.zip(stateTensors) { tensor, value -> outputName(tensor) to value }.toMap() + (LOGITS to logits)
+    private val outputs =
+        manifest.state.zip(stateTensors) { tensor, value -> outputName(tensor) to value }.toMap() + (LOGITS to logits)
 
     init {
         val inputs = manifest.state.map(::inputName) + listOf(INPUT_IDS, ATTENTION_MASK, POSITION_IDS)
@@ -92,8 +95,11 @@ internal class OnnxRuntimeEngine(
     }
 
     private fun createLogits(): OnnxTensor {
-        val type = (session.outputInfo[LOGITS]?.info as? TensorInfo)?.type ?: throw EngineException("the model has no output '$LOGITS'; export it again")
-        if (type !in LOGITS_TYPES) throw EngineException("the model's logits are $type, expected one of $LOGITS_TYPES; export it again")
+        val type = (session.outputInfo[LOGITS]?.info as? TensorInfo)?.type
+            ?: throw EngineException("the model has no output '$LOGITS'; export it again")
+        if (type !in LOGITS_TYPES) {
+            throw EngineException("the model's logits are $type, expected one of $LOGITS_TYPES; export it again")
+        }
         val memory = ByteBuffer.allocateDirect(vocabSize * type.size).order(ByteOrder.nativeOrder())
         return OnnxTensor.createTensor(environment, memory, longArrayOf(1, 1, vocabSize.toLong()), type)
     }
@@ -113,11 +119,14 @@ internal class OnnxRuntimeEngine(
         const val POSITION_ROWS = 3
         val LOGITS_TYPES = setOf(OnnxJavaType.FLOAT, OnnxJavaType.FLOAT16)
 
-        fun longs(count: Int): LongBuffer = ByteBuffer.allocateDirect(count * Long.SIZE_BYTES).order(ByteOrder.nativeOrder()).asLongBuffer()
+        fun longs(count: Int): LongBuffer =
+            ByteBuffer.allocateDirect(count * Long.SIZE_BYTES).order(ByteOrder.nativeOrder()).asLongBuffer()
 
-        fun inputName(tensor: StateTensor) = tensor.inputName ?: throw EngineException("state '${tensor.name}' has no input; export it again")
+        fun inputName(tensor: StateTensor) = tensor.inputName
+            ?: throw EngineException("state '${tensor.name}' has no input; export it again")
 
-        fun outputName(tensor: StateTensor) = tensor.outputName ?: throw EngineException("state '${tensor.name}' has no output; export it again")
+        fun outputName(tensor: StateTensor) = tensor.outputName
+            ?: throw EngineException("state '${tensor.name}' has no output; export it again")
 
         fun type(tensor: StateTensor): OnnxJavaType = when (tensor.dtype) {
             "float32" -> OnnxJavaType.FLOAT

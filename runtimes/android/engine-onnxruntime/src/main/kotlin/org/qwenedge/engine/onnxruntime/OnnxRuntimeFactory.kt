@@ -29,12 +29,14 @@ class OnnxRuntimeFactory(private val memory: StateMemory) : EngineFactory {
     }
 }
 
+private val MEMORY_ERRORS = listOf("bad_alloc", "Failed to allocate")
+
 /** Calls into ONNX Runtime; its errors become ours. */
 internal fun <T> failing(what: String, action: () -> T): T = try {
     action()
 } catch (error: OrtException) {
     val reason = error.message.orEmpty().lineSequence().first()
-    val isMemory = "bad_alloc" in reason || "Failed to allocate" in reason
     val message = "onnxruntime could not $what: $reason"
-    throw if (isMemory) MemoryException("$message; close other apps or choose a smaller model", error) else EngineException(message, error)
+    if (MEMORY_ERRORS.none(reason::contains)) throw EngineException(message, error)
+    throw MemoryException("$message; close other apps or choose a smaller model", error)
 }

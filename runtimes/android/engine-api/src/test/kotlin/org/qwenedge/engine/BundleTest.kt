@@ -1,0 +1,160 @@
+package org.qwenedge.engine
+
+import java.io.IOException
+import kotlin.test.Test
+import kotlin.test.assertContains
+import kotlin.test.assertEquals
+import kotlin.test.assertFailsWith
+import kotlin.test.assertNotNull
+import kotlin.test.assertNull
+import kotlin.test.assertTrue
+import org.qwenedge.core.FileMismatchException
+import org.qwenedge.core.ManifestException
+import org.qwenedge.core.ManifestVersionException
+import org.qwenedge.core.artifact.ArtifactSource
+import org.qwenedge.core.artifact.Manifest
+import org.qwenedge.core.artifact.Progress
+
+/** Bundles come from anywhere: whatever is wrong with one is said, and nothing of it is used. */
+class BundleTest {
+    private var version = "1.31.1"
+    private var runtime = "onnxruntime"
+    private val phone = Phone { FakeFactory(runtime, version) { ScriptedEngine(emptyList(), endToken = 2018) } }
+    private val outside get() = TestArtifact(phone.pushed.resolveSibling("outside"))
+
+    @Test
+    fun `an import is checked, complete and ready to be chosen`() {
+        val done = phone.store.import(outside.asSource())
+        assertNotNull(done.artifact)
+        assertEquals(listOf(done.name), phone.store.list().map { it.name })
+        assertTrue(phone.imported.list()!!.none { it.startsWith(".") })
+        phone.session.choose(done)
+        assertEquals(Phase.READY, phone.view.phase)
+    }
+
+    @Test
+    fun `an import with a byte that differs installs nothing`() {
+        val error = assertFailsWith<FileMismatchException> { phone.store.import(outside.spoil("model.onnx", "WEIGHTS").asSource()) }
+        assertContains(error.message!!, "model.onnx differs")
+        assertNothingInstalled()
+    }
+
+    @Test
+    fun `an import of a longer file than promised stops reading and installs nothing`() {
+        val whole = outside.asSource()
+        val endless = ArtifactSource { path -> if (path == "model.onnx") "weights and more".byteInputStream() else whole.open(path) }
+        assertFailsWith<FileMismatchException> { phone.store.import(endless) }
+        assertNothingInstalled()
+    }
+
+    @Test
+    fun `an import that breaks off installs nothing`() {
+        val whole = outside.asSource()
+        val torn = ArtifactSource { path ->
+            if (path == "tokenizer.json") object : java.io.InputStream() {
+                override fun read(): Int = throw IOException("the card was removed")
+            } else whole.open(path)
+        }
+        assertContains(assertFailsWith<FileMismatchException> { phone.store.import(torn) }.message!!, "the card was removed")
+        assertNothingInstalled()
+    }
+
+    @Test
+    fun `an import without a manifest, or with a file missing, says so`() {
+        assertContains(assertFailsWith<FileMismatchException> { phone.store.import { null } }.message!!, "choose the folder that holds it")
+        val artifact = outside.apply { directory.resolve("model.onnx").delete() }
+        val error = assertFailsWith<FileMismatchException> { phone.store.import(artifact.asSource()) }
+        assertContains(error.message!!, "model.onnx is missing")
+        assertNothingInstalled()
+    }
+
+    @Test
+    fun `an import that leads outside its folder is refused`() {
+        val artifact = outside
+        val manifest = artifact.directory.resolve(Manifest.FILE_NAME)
+        manifest.writeText(manifest.readText().replace("\"chat_template.jinja\"", "\"../chat_template.jinja\""))
+        assertFailsWith<ManifestException> { phone.store.import(artifact.asSource()) }
+        assertNothingInstalled()
+    }
+
+    @Test
+    fun `an import can be told to end, and what it left is cleaned up`() {
+        assertFailsWith<IllegalStateException> { phone.store.import(outside.asSource(), Progress { _, _ -> error("enough") }) }
+        phone.imported.resolve(".partial-of-a-killed-process").mkdirs()
+        phone.store.cleanUp()
+        assertNothingInstalled()
+    }
+
+    @Test
+    fun `a bundle that is too new is listed with the reason`() {
+        val entry = phone.push { change("schema_version", 1000L) }
+        assertNull(entry.artifact)
+        assertContains(entry.problem!!, "newer version of this project")
+        phone.session.choose(entry)
+        assertContains(phone.view.notice!!, "newer version")
+        assertFailsWith<ManifestVersionException> { phone.store.import(outside.change("schema_version", 1000L).asSource()) }
+    }
+
+    @Test
+    fun `a bundle with a short or missing file is listed with the reason`() {
+        assertContains(phone.push("short") { spoil("model.onnx", "w") }.problem!!, "1 bytes, the manifest says 7")
+        assertContains(phone.push("gone") { directory.resolve("model.onnx").delete() }.problem!!, "missing")
+    }
+
+    @Test
+    fun `a pushed bundle with a wrong byte is found before its first use`() {
+        val entry = phone.push { spoil("model.onnx", "WEIGHTS") }
+        phone.session.choose(entry)
+        assertContains(phone.view.notice!!, "SHA-256 is not that of the manifest")
+    }
+
+    @Test
+    fun `a pushed bundle is read once for its hashes, and again after it changed`() {
+        val artifact = phone.push().artifact!!
+        var reads = 0
+        phone.store.verify(artifact) { _, _ -> reads++ }
+        val first = reads
+        phone.store.verify(artifact) { _, _ -> reads++ }
+        assertEquals(first, reads)
+        artifact.modelFile.apply { writeText("WEIGHTS") }.setLastModified(1_000_000)
+        assertFailsWith<FileMismatchException> { phone.store.verify(artifact) }
+    }
+
+    @Test
+    fun `a link that leads outside is refused`() {
+        val secret = phone.pushed.resolveSibling("secret").apply { writeText("weights") }
+        val entry = phone.push {
+            directory.resolve("model.onnx").delete()
+            java.nio.file.Files.createSymbolicLink(directory.resolve("model.onnx").toPath(), secret.toPath())
+        }
+        assertContains(entry.problem!!, "leads outside")
+    }
+
+    @Test
+    fun `a tokenizer of another model is refused`() {
+        phone.session.choose(phone.push { change("vocab_size", 2030L) })
+        assertContains(phone.view.notice!!, "belongs to another model")
+    }
+
+    @Test
+    fun `a template that does not compile is a notice`() {
+        phone.session.choose(phone.push { spoil("chat_template.jinja", "{% if %}").change("scheme", "int8") })
+        assertContains(phone.view.notice!!, "does not compile")
+    }
+
+    @Test
+    fun `a bundle for a runtime that is not in the app, or for a newer one, says which`() {
+        runtime = "executorch"
+        phone.session.choose(phone.push("one"))
+        assertContains(phone.view.notice!!, "runs on onnxruntime; this app has [executorch]")
+        runtime = "onnxruntime"
+        version = "1.30.9"
+        phone.session.choose(phone.push("two"))
+        assertContains(phone.view.notice!!, "needs onnxruntime 1.31 or newer, this app has 1.30.9")
+    }
+
+    private fun assertNothingInstalled() {
+        assertEquals(emptyList(), phone.store.list())
+        assertEquals(emptyList(), phone.imported.list().orEmpty().toList())
+    }
+}

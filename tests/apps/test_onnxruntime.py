@@ -1,0 +1,64 @@
+"""The app's ONNX engine on the real ONNX Runtime, on this machine's JVM: the same chat as our Python runner has."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from export.spec import ExportSpec
+from runtimes.artifact import Artifact
+from runtimes.runner import open_runner
+from runtimes.tokenizer import load_tokenizer
+from tests.apps.conftest import CACHE
+from tests.apps.kotlin import Kotlin
+from tests.apps.onnxruntime_java import java_library
+from tests.apps.sources import JVM_MODULES, main_sources, test_sources
+from tests.devices_lane.debian import UnavailableError
+from tests.exports import exported
+from tools.golden import recording
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The trained tiny model in ONNX."""
+    out = tmp_path_factory.mktemp("bundle") / "tiny"
+    bundle, _ = exported(ExportSpec(target="android", out=out, model="tiny", backends=("onnx",), method="rtn"))
+    return bundle.artifacts["onnx"]
+
+
+@pytest.fixture(scope="module")
+def binding(compiler_is_there: None) -> Path:
+    """ONNX Runtime's Java library, or the reason why it is not here."""
+    try:
+        return java_library(CACHE)
+    except UnavailableError as error:
+        pytest.skip(str(error))
+
+
+def test_the_engine_says_on_the_real_runtime_what_python_says(
+    kotlin: Kotlin, library: Path, binding: Path, tiny: Artifact, tmp_path: Path
+) -> None:
+    classes, tests = tmp_path / "classes", tmp_path / "tests"
+    kotlin.compile(main_sources("engine-onnxruntime"), classes, [library, binding / "classes"])
+    helpers = [file for file in test_sources(*JVM_MODULES) if not file.stem.endswith("Test")]
+    path = [library, classes, binding / "classes", *kotlin.test_libraries]
+    kotlin.compile([*helpers, *test_sources("engine-onnxruntime")], tests, path)
+    answers = tmp_path / "answers.json"
+    said = kotlin.run_tests(
+        tests,
+        [library, classes, binding / "classes"],
+        [
+            f"-Donnxruntime.native.path={binding / 'lib'}",
+            f"-Donnxruntime.artifact={tiny.path}",
+            f"-Donnxruntime.answers={answers}",
+        ],
+        only="RealEngineTest",
+    )
+    assert "OK (4 tests)" in said, said[-4000:]
+    runner = open_runner(tiny)
+    played = recording.play(runner, load_tokenizer(tiny.tokenizer_file), tiny.manifest.eos_token_ids)
+    expected = [{"tokens": step.get("tokens", []), "text": "".join(step.get("pieces", []))} for step in played]
+    assert json.loads(answers.read_text(encoding="utf-8")) == expected
+    runner.close()
