@@ -27,9 +27,12 @@ from export.decoder import Decoder, Matrix, Plain, text_positions
 from export.errors import LoweringError, MissingPackageError, QuantizationError, UnsupportedSchemeError
 from export.plan import make_plan
 from export.quantized import QuantizedCheckpoint
+from export.random_checkpoint import RandomSpec, write_random_checkpoint
 from export.schemes import Format
+from export.sources import read_model_entry
 from export.spec import ExportSpec
 from export.state import zero_state
+from export.weights import units
 from runtimes.mil import Accumulate, Constants, load_package
 from tests.fixtures import TINY
 from tests.subjects import CONTEXT, chunked_logits, eager, quantized, random_tokens, relative_error, request
@@ -249,6 +252,32 @@ def test_a_method_that_makes_no_tables_is_named(tmp_path: Path) -> None:
         QuantizationError, match=r"method 'rtn', layers\.0: makes no tables, as .*; use --method kmeans"
     ):
         quantized(TINY, tmp_path, "palettized")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["qwen3.5-2b", "qwen3.5-4b"])
+def test_two_layers_of_real_width_are_written_and_run_in_both_layouts(model: str, tmp_path: Path) -> None:
+    store = quantized(two_layers(model, tmp_path / "checkpoint"), tmp_path / "store", "int4")
+    lowered = coreml.lower(store, request(store), tmp_path, lambda *_: None)
+    plan = [5, 1, 1]
+    tokens = random_tokens(store.config, sum(plan))
+    expected = chunked_logits(eager(store), tokens, sum(plan))
+    for layout in coreml.LAYOUTS:
+        found = list(Model(tmp_path, layout).run(tokens, plan))
+        assert mean_divergence(found, expected) <= KLD_TOLERANCE
+        check_logits(found, expected, RANDOM_TOLERANCE)
+    written = sum(file.stat().st_size for file in lowered.files if file.is_file())
+    counted = sum(coreml.PACKING.unit_bytes(unit, store.layout[unit.name]) for unit in units(store.config))
+    assert written <= 1.05 * counted
+
+
+def two_layers(model: str, directory: Path) -> Path:
+    """A random checkpoint of a model's widths: a linear and a full attention layer, and a table of 4096 tokens."""
+    config = read_model_entry(model).config
+    assert config is not None
+    text = {**config["text_config"], "num_hidden_layers": 2, "vocab_size": 4096}
+    text["layer_types"] = ["linear_attention", "full_attention"]
+    return write_random_checkpoint(directory, RandomSpec(config={**config, "text_config": text}))
 
 
 def test_a_reset_forgets_and_a_second_turn_goes_on(make: Make) -> None:

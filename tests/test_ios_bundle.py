@@ -76,7 +76,7 @@ def test_another_export_writes_the_same_bytes(bundle: Bundle, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_calibrated_int4_answers_16_of_16_as_the_float_model_does(bundle: Bundle, tmp_path: Path) -> None:
+def test_calibrated_int4_has_sixteen_of_sixteen_best_tokens_of_the_float_model(bundle: Bundle, tmp_path: Path) -> None:
     """The gate of published ports: the best token of 16 single steps, each after the float model's own tokens."""
     artifact: Artifact = bundle.artifacts["coreml"]
     runner = open_runner(artifact, threads=1)
