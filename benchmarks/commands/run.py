@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument("--device", choices=known_devices(), default="host", help="where to run (host)")
     where.add_argument("--serial", help="the phone's serial number, where adb sees several")
     where.add_argument("--udid", help="the iPhone's UDID, where there are several")
-    where.add_argument("--app", default=DeviceOptions.app, help=f"the iPhone's app ({DeviceOptions.app})")
+    where.add_argument("--app", help="the app to run in: ios, android_app (the project's demo)")
     where.add_argument("--runner", type=Path, help="the runner's program, or a folder with `runner` in it")
     where.add_argument("--keep", action="store_true", help="leave what was pushed; the next run pushes less")
     what = parser.add_argument_group("protocol")

@@ -94,11 +94,11 @@ class CorruptError(DeviceError):
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceOptions:
-    """Which device, with which runner: a program, or a folder with a program called `runner`; on iOS, which app."""
+    """Which device, with which runner: a program, or a folder with a program called `runner`; or which app."""
 
     serial: str | None = None
     udid: str | None = None
-    app: str = "edge.qwen.demo"
+    app: str | None = None
     runner: Path | None = None
     reconnect_s: float = 60.0
 

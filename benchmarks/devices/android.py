@@ -26,7 +26,7 @@ from benchmarks.stream import MAX_STREAM_BYTES
 from benchmarks.stream_events import Series
 from runtimes.artifact import MANIFEST_NAME, Artifact
 
-__all__ = ["AndroidDevice", "open_device"]
+__all__ = ["AndroidDevice", "artifact_files", "connected", "open_device"]
 
 ROOT = "/data/local/tmp/qwen-edge"
 KILLED = 137  # a shell's word for SIGKILL
@@ -74,7 +74,7 @@ class AndroidDevice:
         runtime = artifact.manifest.runtime.name
         program = runner_files(self._options.runner, runtime, identity.architecture(self._adb))
         name = artifact.manifest.artifact_hash()[:16]
-        self._artifact = self._push(f"artifact-{name}", _artifact_files(artifact), report)
+        self._artifact = self._push(f"artifact-{name}", artifact_files(artifact), report)
         self._runner = self._push(f"runner-{program.name}", program.files, report)
         self._adb.check(f"mkdir -p {shlex.quote(self._folder)}")
 
@@ -157,7 +157,8 @@ class AndroidDevice:
         return []
 
 
-def _artifact_files(artifact: Artifact) -> list[LocalFile]:
+def artifact_files(artifact: Artifact) -> list[LocalFile]:
+    """What has to be on a phone for an artifact to be there."""
     manifest = artifact.manifest
     listed = [
         LocalFile(source=artifact.file(entry.path), name=entry.path, size_bytes=entry.bytes, sha256=entry.sha256)
@@ -178,13 +179,18 @@ def _violations(found: record.Environment) -> list[str]:
     return said
 
 
-def open_device(options: DeviceOptions) -> AndroidDevice:
-    """The phone that adb sees, or the one of several that is named."""
+def connected(options: DeviceOptions) -> tuple[Adb, ServerLease]:
+    """The phone that adb sees, or the one of several that is named, and the server behind it."""
     program = bundled_adb()
     server = hold_server(program)
     try:
-        serial = choose_serial(program, options.serial)
+        return Adb(program=program, serial=choose_serial(program, options.serial)), server
     except BaseException:
         server.end()
         raise
-    return AndroidDevice(Adb(program=program, serial=serial), options, server)
+
+
+def open_device(options: DeviceOptions) -> AndroidDevice:
+    """That phone, for programs of adb's shell."""
+    adb, server = connected(options)
+    return AndroidDevice(adb, options, server)

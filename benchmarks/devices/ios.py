@@ -47,6 +47,7 @@ POLL_S = 5.0
 GRACE_S = 15.0  # between a launch and the first look whether the app still runs
 NOTE = "pushed.json"
 STREAM = "events.jsonl"
+DEFAULT_APP = "edge.qwen.demo"
 MIN_BATTERY_PERCENT = 15
 GONE = ("usbmuxd", "not found", "NoDeviceConnected", "ConnectionTerminated", "ConnectionFailed", "disconnected")
 NO_SPACE = ("no space", "ENOSPC", "disk full")
@@ -196,7 +197,7 @@ def open_device(options: DeviceOptions) -> IosDevice:
     if udid not in found:
         raise LostDeviceError(f"{udid} is not among the iPhones that usbmuxd knows: {', '.join(found) or 'none'}")
     has_xcode = platform.system() == "Darwin" and shutil.which("xcrun") is not None
-    return IosDevice(Phone(udid=udid, bundle_id=options.app, devicectl=has_xcode))
+    return IosDevice(Phone(udid=udid, bundle_id=options.app or DEFAULT_APP, devicectl=has_xcode))
 
 
 def _run(command: Sequence[str], timeout_s: float) -> Finished:

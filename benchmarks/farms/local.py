@@ -30,10 +30,11 @@ class _Settings(BaseModel):
     """What is to be known of an owned device."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    device: Literal["host", "android", "ios"]
+    device: Literal["host", "android", "android_app", "ios"]
     serial: str | None = None
     udid: str | None = None
     runner: str | None = None
+    app: str | None = None
     threads: int | None = None
     max_temperature_c: float | None = None
 
@@ -86,6 +87,7 @@ def _command(work: Work) -> list[str]:
         "--serial": found.serial,
         "--udid": found.udid,
         "--runner": found.runner,
+        "--app": found.app,
         "--threads": found.threads,
         "--protocol": protocol.name,
         "--new-tokens": protocol.new_tokens,

@@ -147,7 +147,8 @@ def _work(night: Night, ledger: Ledger, job: Job, artifact: Artifact) -> Work:
 def _absent(job: Job, work: Work) -> Borrowed:
     """A device of which nothing is known but its name in the matrix."""
     kind = work.settings.get("device") if job.farm == "local" else None
-    series: Series = "host" if kind == "host" else "app" if job.farm == "browserstack" or kind == "ios" else "adb-shell"
+    in_app = job.farm == "browserstack" or kind in ("android_app", "ios")
+    series: Series = "host" if kind == "host" else "app" if in_app else "adb-shell"
     name = device_id(f"{job.farm} {job.device}")
     device = Device(id=name, kind="host" if kind == "host" else "physical", model=job.device)
     return Borrowed(device=device, series=series, farm=job.farm)
