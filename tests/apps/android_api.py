@@ -2,8 +2,8 @@
 
 Android publishes its API as one text file a release, `core/api/current.txt` (Apache-2.0, The Android Open Source
 Project). `api-34.txt` beside this module is a part of Android 14's: the classes that our sources name, of their members
-those whose names occur in the sources, and what these mention. It holds nothing that Android does not have, so a name of
-our invention stays unknown. After using another part of Android, cut it anew; the file is in Debian's sources:
+those whose names occur in the sources, and what these mention. It holds nothing that Android does not have, so a name
+of our invention stays unknown. After using another part of Android, cut it anew; the file is in Debian's sources:
 
     apt-get source --download-only android-platform-frameworks-base        # 14~beta1, with deb-src
     tar xf android-platform-frameworks-base_*.orig.tar.xz core/api/current.txt

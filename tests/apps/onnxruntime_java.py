@@ -1,7 +1,7 @@
-"""ONNX Runtime's own Java library, built here: its Java and C sources from Debian, the runtime itself from PyPI's wheel.
+"""ONNX Runtime's own Java library, built here: Java and C sources from Debian, the runtime itself from PyPI's wheel.
 
-Maven's library cannot be had without network, but what it is made of can. The C API is stable from version to version, so
-the binding of 1.21 runs on the runtime that `requirements.lock` pins, with all its operators.
+Maven's library cannot be had without network, but what it is made of can. The C API is stable from version to version,
+so the binding of 1.21 runs on the runtime that `requirements.lock` pins, with all its operators.
 """
 
 import hashlib

@@ -9,6 +9,8 @@ public class OnnxTensor extends OnnxTensorLike {
 
     public static OnnxTensor createTensor(OrtEnvironment env, ByteBuffer data, long[] shape, OnnxJavaType type) throws OrtException { throw new RuntimeException("stub"); }
 
+    public static OnnxTensor createTensor(OrtEnvironment env, FloatBuffer data, long[] shape) throws OrtException { throw new RuntimeException("stub"); }
+
     public static OnnxTensor createTensor(OrtEnvironment env, LongBuffer data, long[] shape) throws OrtException { throw new RuntimeException("stub"); }
 
     public FloatBuffer getFloatBuffer() { throw new RuntimeException("stub"); }

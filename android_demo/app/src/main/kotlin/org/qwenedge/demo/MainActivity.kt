@@ -20,6 +20,7 @@ class MainActivity : Activity() {
     private val services get() = (application as DemoApplication).services
     private val session get() = services.session
     private lateinit var picker: ModelPicker
+    private lateinit var pictures: PicturePicker
     private lateinit var status: StatusLine
     private lateinit var messages: MessageAdapter
     private lateinit var input: EditText
@@ -37,7 +38,9 @@ class MainActivity : Activity() {
         messages = MessageAdapter(layoutInflater)
         findViewById<ListView>(R.id.messages).adapter = messages
         send.setOnClickListener { sendOrStop() }
-        picker = ModelPicker(this, services) { problem -> showNotice(problem) }
+        picker = ModelPicker(this, services, ::showNotice)
+        pictures = PicturePicker(this, ::showNotice)
+        savedInstanceState?.let(pictures::restore)
     }
 
     override fun onStart() {
@@ -45,12 +48,18 @@ class MainActivity : Activity() {
         services.screen = ::show
         status.start()
         show(session.view)
+        showPictures()
     }
 
     override fun onStop() {
         services.screen = null
         status.stop()
         super.onStop()
+    }
+
+    override fun onSaveInstanceState(outState: Bundle) {
+        super.onSaveInstanceState(outState)
+        pictures.save(outState)
     }
 
     override fun onCreateOptionsMenu(menu: Menu): Boolean {
@@ -62,12 +71,15 @@ class MainActivity : Activity() {
         val idle = session.view.phase in setOf(Phase.READY, Phase.ASLEEP)
         menu.findItem(R.id.regenerate).isEnabled = idle && session.view.messages.any { it.role == "user" }
         menu.findItem(R.id.new_chat).isEnabled = idle
+        for (item in listOf(R.id.gallery, R.id.camera)) menu.findItem(item).isVisible = session.view.canSee
         return true
     }
 
     override fun onOptionsItemSelected(item: MenuItem): Boolean {
         when (item.itemId) {
             R.id.models -> picker.open()
+            R.id.gallery -> pictures.fromGallery()
+            R.id.camera -> pictures.fromCamera()
             R.id.regenerate -> session.regenerate()
             R.id.new_chat -> session.newChat()
             else -> return super.onOptionsItemSelected(item)
@@ -77,6 +89,7 @@ class MainActivity : Activity() {
 
     override fun onActivityResult(requestCode: Int, resultCode: Int, data: Intent?) {
         super.onActivityResult(requestCode, resultCode, data)
+        if (pictures.take(requestCode, resultCode, data)) return showPictures()
         if (resultCode == RESULT_OK) data?.data?.let(picker::import)
     }
 
@@ -87,8 +100,9 @@ class MainActivity : Activity() {
             Phase.NO_MODEL -> picker.open()
             Phase.LOADING -> Unit
             Phase.READY, Phase.ASLEEP -> if (text.isNotEmpty()) {
-                session.say(text)
+                session.say(text, pictures.takeAll())
                 input.text.clear()
+                showPictures()
             }
         }
     }
@@ -100,6 +114,10 @@ class MainActivity : Activity() {
         send.setText(if (view.phase == Phase.ANSWERING) R.string.stop else R.string.send)
         send.isEnabled = view.phase != Phase.LOADING
         invalidateOptionsMenu()
+    }
+
+    private fun showPictures() {
+        input.hint = if (pictures.count == 0) getString(R.string.message_hint) else getString(R.string.pictures_hint, pictures.count)
     }
 
     private fun showNotice(text: String?) {

@@ -2,6 +2,7 @@ package org.qwenedge.engine
 
 import java.util.concurrent.Executor
 import org.qwenedge.core.EngineException
+import org.qwenedge.core.ImageException
 import org.qwenedge.core.MemoryException
 import org.qwenedge.core.QwenEdgeException
 import org.qwenedge.core.artifact.BundleStore
@@ -9,6 +10,7 @@ import org.qwenedge.core.artifact.Installed
 import org.qwenedge.core.artifact.Progress
 import org.qwenedge.core.events.Live
 import org.qwenedge.core.events.StopReason
+import org.qwenedge.core.vision.patchImage
 
 /** Where a chat finds its models and keeps itself; engines are made when the first model is opened. */
 class ChatHome(val store: BundleStore, val engines: () ->
@@ -57,11 +59,16 @@ class ChatSession(
         save()
     }
 
-    fun say(text: String) = answer { given, onPiece -> say(text, given, { stopWanted }, onPiece) }
+    /** Send a message, with pictures where the model sees. */
+    fun say(text: String, pictures: List<Picture> = emptyList()) = answer { given, onPiece ->
+        say(Message.user(text, pictures.map(::seen)), given, { stopWanted }, onPiece)
+    }
 
     fun regenerate() = answer { given, onPiece -> regenerate(given, { stopWanted }, onPiece) }
 
-    fun editLast(text: String) = answer { given, onPiece -> editLast(text, given, { stopWanted }, onPiece) }
+    fun editLast(text: String) = answer { given, onPiece ->
+        editLast(Message.user(text), given, { stopWanted }, onPiece)
+    }
 
     /** End the answer in progress; what is written stays. */
     fun stop() {
@@ -116,7 +123,12 @@ class ChatSession(
         if (view.messages.isNotEmpty()) talk.continueFrom(view.messages)
         model = opened
         conversation = talk
-        update { copy(phase = Phase.READY, progress = null, messages = spoken()) }
+        update { copy(phase = Phase.READY, progress = null, messages = spoken(), canSee = opened.engine is SeeingEngine) }
+    }
+
+    private fun seen(picture: Picture): SeenImage {
+        val engine = model?.engine as? SeeingEngine ?: throw ImageException("this model cannot see; choose one that can")
+        return engine.see(patchImage(picture.pixels(), engine.vision.images))
     }
 
     private fun close() {

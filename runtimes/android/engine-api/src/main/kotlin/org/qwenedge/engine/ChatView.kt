@@ -24,6 +24,8 @@ enum class Phase {
 data class ChatView(
     val phase: Phase = Phase.NO_MODEL,
     val model: String? = null,
+    /** Whether pictures may be sent. */
+    val canSee: Boolean = false,
     /** How much of the model was checked while it loads, 0 to 1. */
     val progress: Double? = null,
     val messages: List<Message> = emptyList(),

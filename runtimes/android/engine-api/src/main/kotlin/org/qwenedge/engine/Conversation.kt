@@ -3,6 +3,7 @@ package org.qwenedge.engine
 import org.qwenedge.core.ChatTemplateException
 import org.qwenedge.core.ContextLimitException
 import org.qwenedge.core.ConversationException
+import org.qwenedge.core.ImageException
 import org.qwenedge.core.events.Event
 import org.qwenedge.core.events.Sink
 import org.qwenedge.core.events.StopReason
@@ -60,12 +61,11 @@ class Conversation(
 
     /** Add a user message and stream the answer. */
     fun say(
-        text: String,
+        message: Message,
         settings: Settings,
         cancellation: Cancellation = Cancellation.NEVER,
         onPiece: (Piece) -> Unit,
     ): StopReason {
-        val message = Message.user(text)
         checkFits(spoken + message)
         spoken += message
         return answer(settings, cancellation, onPiece)
@@ -83,13 +83,12 @@ class Conversation(
 
     /** Replace the last user message and stream an answer to the new one. */
     fun editLast(
-        text: String,
+        edited: Message,
         settings: Settings,
         cancellation: Cancellation = Cancellation.NEVER,
         onPiece: (Piece) -> Unit,
     ): StopReason {
         val last = lastUser("edit")
-        val edited = Message.user(text)
         checkFits(spoken.take(last) + edited)
         dropFrom(last)
         spoken += edited
@@ -101,7 +100,7 @@ class Conversation(
         val shown = StringBuilder()
         val generator = Generator(engine, clock, emit, cancellation)
         try {
-            val logits = prepare(render(spoken), generator)
+            val logits = prepare(rendered(spoken), generator)
             return sequence.write(voice.tokenizer) { history ->
                 generator.stream(voice.tokenizer, logits, history, settings) { piece ->
                     shown.append(piece.text)
@@ -117,25 +116,26 @@ class Conversation(
     }
 
     /** Put the sequence into the state after [text], from the best place that is already computed. */
-    private fun prepare(text: String, generator: Generator): FloatArray {
+    private fun prepare(whole: Rendered, generator: Generator): FloatArray {
         val submittedNs = clock()
         prompted?.let { place ->
-            if (place.text == text && place.logits != null) {
+            if (place.rendered == whole && place.logits != null) {
                 sequence.returnTo(place)
                 emit.emit(Event.Submit(submittedNs, promptTokens = 0))
                 return place.logits.copyOf()
             }
         }
-        if (!sequence.standsBefore(text)) sequence.returnTo(bestCheckpoint(text))
+        if (!sequence.standsBefore(whole)) sequence.returnTo(bestCheckpoint(whole))
         before = sequence.mark()
-        val prefix = systemPart(text)
-        val suffix = voice.tokenizer.encode(text.substring((prefix?.text ?: sequence.text).length))
+        val prefix = systemPart(whole.text)
+        val suffix = voice.tokenizer.encode(whole.text.substring((prefix?.text ?: sequence.rendered.text).length))
         emit.emit(Event.Submit(submittedNs, promptTokens = (prefix?.tokens?.size ?: 0) + suffix.size))
         if (prefix != null) {
-            sequence.read(prefix.tokens, prefix.text, generator)
+            sequence.read(prefix.tokens, Rendered(prefix.text), emptyList(), generator)
             systemPrefix = sequence.mark()
         }
-        val logits = sequence.read(suffix, text, generator)
+        val images = spoken.flatMap { it.images }.drop(sequence.rendered.images.size)
+        val logits = sequence.read(suffix, whole, images, generator)
         prompted = sequence.mark(logits.copyOf())
         return logits
     }
@@ -159,14 +159,14 @@ class Conversation(
     }
 
     /** The longest place that the text begins with. */
-    private fun bestCheckpoint(text: String): Checkpoint =
+    private fun bestCheckpoint(whole: Rendered): Checkpoint =
         listOfNotNull(Checkpoint.START, systemPrefix, before, prompted)
-            .filter { text.startsWith(it.text) && it.text != text }
+            .filter { whole.beginsWith(it.rendered) && it.rendered.text != whole.text }
             .maxBy { it.tokens.size }
 
     /** Refuse a message before anything changes: one that the template refuses, or that the context cannot hold. */
     private fun checkFits(messages: List<Message>) {
-        val text = render(messages)
+        val text = rendered(messages).text
         if (text.isEmpty()) throw ChatTemplateException("the chat template rendered nothing for this conversation")
         val count = voice.tokenizer.encode(text).size
         if (count >= engine.contextLength) {
@@ -176,7 +176,24 @@ class Conversation(
         }
     }
 
-    private fun render(messages: List<Message>) =
+    private fun rendered(messages: List<Message>): Rendered {
+        val images = messages.flatMap { it.images }
+        return Rendered(withRoomFor(images, render(messages)), images.map { it.digest })
+    }
+
+    /** The text with each image's placeholder repeated, once for each of its tokens. */
+    private fun withRoomFor(images: List<SeenImage>, text: String): String {
+        if (images.isEmpty()) return text
+        val seeing = engine as? SeeingEngine ?: throw ImageException("this model cannot see; choose one that can")
+        val placeholder = voice.tokenizer.decode(listOf(seeing.vision.imageTokenId), special = true)
+        val parts = text.split(placeholder)
+        if (parts.size != images.size + 1) {
+            throw ImageException("the text has ${parts.size - 1} places for ${images.size} images; do not write $placeholder")
+        }
+        return parts.indices.joinToString("") { parts[it] + placeholder.repeat(images.getOrNull(it)?.grid?.cells ?: 0) }
+    }
+
+    private fun render(messages: List<Message>): String =
         voice.template.render(messages.map(Message::forTemplate), options = voice.options)
 
     private fun lastUser(what: String): Int {

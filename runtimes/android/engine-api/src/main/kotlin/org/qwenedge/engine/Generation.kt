@@ -1,6 +1,7 @@
 package org.qwenedge.engine
 
 import org.qwenedge.core.ContextLimitException
+import org.qwenedge.core.ImageException
 import org.qwenedge.core.SamplingException
 import org.qwenedge.core.events.Event
 import org.qwenedge.core.events.Sink
@@ -47,15 +48,18 @@ class Generator(
     private val emit: Sink = Sink.NONE,
     private val cancellation: Cancellation = Cancellation.NEVER,
 ) {
-    /** Append a prompt chunk by chunk and return the logits after it. */
-    fun prefill(tokens: List<Int>): FloatArray {
+    /** Append a prompt chunk by chunk and return the logits after it; [images] are those of its image tokens. */
+    fun prefill(tokens: List<Int>, images: List<SeenImage> = emptyList()): FloatArray {
         val room = engine.contextLength - engine.position
         if (tokens.size > room) {
             throw ContextLimitException(
                 "the prompt has ${tokens.size} tokens, $room of ${engine.contextLength} are left; shorten it or start a new chat",
             )
         }
-        return tokens.chunked(engine.prefillChunk).map(::prefillChunk).last()
+        if (images.isEmpty()) return chunks(tokens) { start, stop -> engine.forward(tokens.subList(start, stop).toIntArray()) }
+        val seeing = engine as? SeeingEngine ?: throw ImageException("this model cannot see; choose one that can")
+        val prompt = seeing.promptOf(tokens, images)
+        return chunks(tokens) { start, stop -> seeing.forward(prompt.cut(start, stop)) }
     }
 
     /**
@@ -99,11 +103,15 @@ class Generator(
         }
     }
 
-    private fun prefillChunk(chunk: List<Int>): FloatArray {
-        if (cancellation.isCancelled()) throw CancelledInPrompt()
-        emit.emit(Event.PrefillStart(clock(), engine.position, chunk.size))
-        val logits = engine.forward(chunk.toIntArray())
-        emit.emit(Event.PrefillEnd(clock(), engine.position, chunk.size))
+    private fun chunks(tokens: List<Int>, forward: (start: Int, stop: Int) -> FloatArray): FloatArray {
+        var logits = FloatArray(0)
+        for (start in tokens.indices step engine.prefillChunk) {
+            if (cancellation.isCancelled()) throw CancelledInPrompt()
+            val stop = minOf(start + engine.prefillChunk, tokens.size)
+            emit.emit(Event.PrefillStart(clock(), engine.position, stop - start))
+            logits = forward(start, stop)
+            emit.emit(Event.PrefillEnd(clock(), engine.position, stop - start))
+        }
         return logits
     }
 

@@ -2,10 +2,20 @@ package org.qwenedge.engine
 
 import org.qwenedge.core.tokenizer.Tokenizer
 
-/** A place in the sequence to return to: its tokens, their text, the state, and the logits where they are needed. */
-internal class Checkpoint(val tokens: List<Int>, val text: String, val snapshot: Snapshot?, val logits: FloatArray? = null) {
+/** A text, image placeholders included, and the digests of its images: two are the same only if both are. */
+internal data class Rendered(val text: String, val images: List<String> = emptyList()) {
+    fun beginsWith(other: Rendered) = text.startsWith(other.text) && images.take(other.images.size) == other.images
+}
+
+/** A place in the sequence to return to: its tokens, what they stand for, the state, and the logits where needed. */
+internal class Checkpoint(
+    val tokens: List<Int>,
+    val rendered: Rendered,
+    val snapshot: Snapshot?,
+    val logits: FloatArray? = null,
+) {
     companion object {
-        val START = Checkpoint(tokens = emptyList(), text = "", snapshot = null)
+        val START = Checkpoint(tokens = emptyList(), Rendered(""), snapshot = null)
     }
 }
 
@@ -14,7 +24,7 @@ internal class Sequence(private val engine: Engine) {
     private var tokens: List<Int> = emptyList()
 
     /** The tokens as text, special ones included. */
-    var text = ""
+    var rendered = Rendered("")
         private set
 
     /** The engine holds these tokens; not so after an error in the middle of a call. */
@@ -23,7 +33,7 @@ internal class Sequence(private val engine: Engine) {
     val isEmpty: Boolean get() = tokens.isEmpty()
 
     /** Whether [longer] continues what the engine holds. */
-    fun standsBefore(longer: String): Boolean = inStep && longer.startsWith(text) && longer != text
+    fun standsBefore(longer: Rendered): Boolean = inStep && longer.beginsWith(rendered) && longer.text != rendered.text
 
     fun reset() {
         engine.reset()
@@ -36,15 +46,15 @@ internal class Sequence(private val engine: Engine) {
     }
 
     fun mark(logits: FloatArray? = null): Checkpoint =
-        if (tokens.isEmpty()) Checkpoint.START else Checkpoint(tokens, text, engine.snapshot(), logits)
+        if (tokens.isEmpty()) Checkpoint.START else Checkpoint(tokens, rendered, engine.snapshot(), logits)
 
-    /** Prefill tokens; the sequence then stands for [whole]. */
-    fun read(suffix: List<Int>, whole: String, generator: Generator): FloatArray {
+    /** Prefill tokens with images among them; the sequence then stands for [whole]. */
+    fun read(suffix: List<Int>, whole: Rendered, images: List<SeenImage>, generator: Generator): FloatArray {
         inStep = false
-        val logits = generator.prefill(suffix)
+        val logits = generator.prefill(suffix, images)
         inStep = true
         tokens = tokens + suffix
-        text = whole
+        rendered = whole
         return logits
     }
 
@@ -57,13 +67,13 @@ internal class Sequence(private val engine: Engine) {
             return generate(history).also { inStep = true }
         } finally {
             tokens = history
-            text += tokenizer.decode(history.drop(read), special = true)
+            rendered = rendered.copy(text = rendered.text + tokenizer.decode(history.drop(read), special = true))
         }
     }
 
     private fun stand(place: Checkpoint) {
         inStep = true
         tokens = place.tokens
-        text = place.text
+        rendered = place.rendered
     }
 }

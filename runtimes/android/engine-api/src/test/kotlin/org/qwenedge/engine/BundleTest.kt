@@ -61,7 +61,7 @@ class BundleTest {
 
     @Test
     fun `an import without a manifest, or with a file missing, says so`() {
-        assertContains(assertFailsWith<FileMismatchException> { phone.store.import { null } }.message!!, "choose the folder that holds it")
+        assertContains(assertFailsWith<FileMismatchException> { phone.store.import({ null }) }.message!!, "choose the folder that holds it")
         val artifact = outside.apply { directory.resolve("model.onnx").delete() }
         val error = assertFailsWith<FileMismatchException> { phone.store.import(artifact.asSource()) }
         assertContains(error.message!!, "model.onnx is missing")

@@ -10,6 +10,8 @@ import org.qwenedge.core.EngineException
 import org.qwenedge.core.Golden
 import org.qwenedge.core.MemoryException
 import org.qwenedge.core.tokenizer.readTokenizer
+import org.qwenedge.core.vision.Grid
+import org.qwenedge.core.vision.Pixels
 
 /** What happens to a phone app: each time a clear sentence, and a chat that goes on. */
 class LifecycleTest {
@@ -229,6 +231,15 @@ class LifecycleTest {
         phone.session.regenerate()
         assertContains(phone.view.notice!!, "no message was sent yet")
         assertEquals(Phase.READY, phone.view.phase)
+    }
+
+    @Test
+    fun `a picture for a model that cannot see is a notice`() {
+        phone.session.choose(phone.push())
+        phone.session.say("What is this?", listOf(Picture { Pixels(Grid(8, 8), ByteArray(192)) }))
+        assertContains(phone.view.notice!!, "cannot see")
+        assertEquals(emptyList(), phone.view.messages)
+        assertFalse(phone.view.canSee)
     }
 
     @Test

@@ -32,8 +32,8 @@ class RecordedChatTest {
         val pieces = ArrayList<Piece>()
         val settings = settingsOf(step["settings"] as Map<*, *>?, recording.ints("eos_token_ids"))
         when (step.text("do")) {
-            "say" -> conversation.say(step.text("text"), settings, onPiece = pieces::add)
-            "edit_last" -> conversation.editLast(step.text("text"), settings, onPiece = pieces::add)
+            "say" -> conversation.say(Message.user(step.text("text")), settings, onPiece = pieces::add)
+            "edit_last" -> conversation.editLast(Message.user(step.text("text")), settings, onPiece = pieces::add)
             "regenerate" -> conversation.regenerate(settings, onPiece = pieces::add)
             else -> return conversation.reset()
         }

@@ -23,12 +23,14 @@ import org.qwenedge.engine.StateMemory
  * All state stays where it is: the same tensor is the input and the pinned output. The KV cache is one buffer, as long as the
  * context, to which GroupQueryAttention appends in place; how much of it is filled it reads from the attention mask.
  */
-internal class OnnxRuntimeEngine(
+internal open class OnnxRuntimeEngine(
     manifest: Manifest,
     threads: Int,
-    private val environment: OrtEnvironment,
+    protected val environment: OrtEnvironment,
     private val session: OrtSession,
     memory: StateMemory,
+    /** The input that takes the tokens: their ids, or what a graph of its own made of them. */
+    private val reads: String = INPUT_IDS,
 ) : BaseEngine(manifest, threads) {
     private val buffers = manifest.state.map { StateBuffer(it, memory.allocate(it).order(ByteOrder.nativeOrder())) }
     private val state = SequenceState(buffers)
@@ -43,7 +45,7 @@ internal class OnnxRuntimeEngine(
         manifest.state.zip(stateTensors) { tensor, value -> outputName(tensor) to value }.toMap() + (LOGITS to logits)
 
     init {
-        val inputs = manifest.state.map(::inputName) + listOf(INPUT_IDS, ATTENTION_MASK, POSITION_IDS)
+        val inputs = manifest.state.map(::inputName) + listOf(reads, ATTENTION_MASK, POSITION_IDS)
         checkNames("input", inputs.toSet(), session.inputNames)
         checkNames("output", outputs.keys, session.outputNames)
     }
@@ -70,14 +72,24 @@ internal class OnnxRuntimeEngine(
         session.close()
     }
 
+    /** What the model reads of these tokens; closed after the call. */
+    protected open fun read(tokens: IntArray): OnnxTensor = idsTensor(tokens)
+
+    /** The positions of the next tokens: time, height and width, equal for text. */
+    protected open fun rows(count: Int): List<IntArray> = List(POSITION_ROWS) { IntArray(count) { position + it } }
+
+    protected fun idsTensor(tokens: IntArray): OnnxTensor {
+        for (at in tokens.indices) ids.put(at, tokens[at].toLong())
+        return tensor(ids, 1, tokens.size)
+    }
+
     private fun withInputs(tokens: IntArray, action: (Map<String, OnnxTensor>) -> Unit) {
         val count = tokens.size
-        for (at in 0..<count) {
-            ids.put(at, tokens[at].toLong())
-            for (row in 0..<POSITION_ROWS) positions.put(row * count + at, (position + at).toLong())
+        rows(count).forEachIndexed { row, places ->
+            for (at in 0..<count) positions.put(row * count + at, places[at].toLong())
         }
         val given = mapOf(
-            INPUT_IDS to tensor(ids, 1, count),
+            reads to read(tokens),
             POSITION_IDS to tensor(positions, POSITION_ROWS, 1, count),
             ATTENTION_MASK to tensor(mask, 1, position + count),
         )
@@ -109,26 +121,25 @@ internal class OnnxRuntimeEngine(
         throw EngineException("$what '$odd' is in only one of model and manifest; export the model again")
     }
 
-    private companion object {
+    companion object {
         const val INPUT_IDS = "input_ids"
-        const val ATTENTION_MASK = "attention_mask"
-        const val POSITION_IDS = "position_ids"
-        const val LOGITS = "logits"
+        private const val ATTENTION_MASK = "attention_mask"
+        private const val POSITION_IDS = "position_ids"
+        private const val LOGITS = "logits"
 
-        /** Time, height and width: equal for text. */
-        const val POSITION_ROWS = 3
-        val LOGITS_TYPES = setOf(OnnxJavaType.FLOAT, OnnxJavaType.FLOAT16)
+        private const val POSITION_ROWS = 3
+        private val LOGITS_TYPES = setOf(OnnxJavaType.FLOAT, OnnxJavaType.FLOAT16)
 
-        fun longs(count: Int): LongBuffer =
+        private fun longs(count: Int): LongBuffer =
             ByteBuffer.allocateDirect(count * Long.SIZE_BYTES).order(ByteOrder.nativeOrder()).asLongBuffer()
 
-        fun inputName(tensor: StateTensor) = tensor.inputName
+        private fun inputName(tensor: StateTensor) = tensor.inputName
             ?: throw EngineException("state '${tensor.name}' has no input; export it again")
 
-        fun outputName(tensor: StateTensor) = tensor.outputName
+        private fun outputName(tensor: StateTensor) = tensor.outputName
             ?: throw EngineException("state '${tensor.name}' has no output; export it again")
 
-        fun type(tensor: StateTensor): OnnxJavaType = when (tensor.dtype) {
+        private fun type(tensor: StateTensor): OnnxJavaType = when (tensor.dtype) {
             "float32" -> OnnxJavaType.FLOAT
             "float16" -> OnnxJavaType.FLOAT16
             "int8" -> OnnxJavaType.INT8

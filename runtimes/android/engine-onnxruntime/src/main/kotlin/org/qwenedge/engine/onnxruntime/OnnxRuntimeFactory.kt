@@ -4,6 +4,7 @@ import ai.onnxruntime.OrtEnvironment
 import ai.onnxruntime.OrtException
 import ai.onnxruntime.OrtLoggingLevel
 import ai.onnxruntime.OrtSession
+import java.io.File
 import org.qwenedge.core.EngineException
 import org.qwenedge.core.MemoryException
 import org.qwenedge.core.artifact.Artifact
@@ -17,15 +18,25 @@ class OnnxRuntimeFactory(private val memory: StateMemory) : EngineFactory {
     override val runtime = "onnxruntime"
     override val version: String get() = environment.version
 
-    override fun open(artifact: Artifact, threads: Int): Engine = failing("open ${artifact.modelFile}") {
+    override fun open(artifact: Artifact, threads: Int): Engine {
+        val vision = artifact.manifest.vision
+        val text = session(artifact.modelFile, threads)
+        if (vision == null) return OnnxRuntimeEngine(artifact.manifest, threads, environment, text, memory)
+        val embedding = session(artifact.file(vision.embeddingFile), threads)
+        val parts = OnnxSeeingEngine.Parts(artifact.manifest, vision, text, embedding) {
+            session(artifact.file(vision.towerFile), threads)
+        }
+        return OnnxSeeingEngine(parts, threads, environment, memory)
+    }
+
+    private fun session(model: File, threads: Int): OrtSession = failing("open $model") {
         val options = OrtSession.SessionOptions()
         options.setIntraOpNumThreads(threads)
         options.setInterOpNumThreads(1)
         options.setSessionLogLevel(OrtLoggingLevel.ORT_LOGGING_LEVEL_ERROR)
         // memory is planned per shape, and every prefill length is a new shape
         options.setMemoryPatternOptimization(false)
-        val session = environment.createSession(artifact.modelFile.path, options)
-        OnnxRuntimeEngine(artifact.manifest, threads, environment, session, memory)
+        environment.createSession(model.path, options)
     }
 }
 

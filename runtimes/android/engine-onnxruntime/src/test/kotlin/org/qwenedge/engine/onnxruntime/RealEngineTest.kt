@@ -1,6 +1,7 @@
 package org.qwenedge.engine.onnxruntime
 
 import java.io.File
+import java.util.Base64
 import kotlin.test.AfterTest
 import kotlin.test.Test
 import kotlin.test.assertContentEquals
@@ -11,14 +12,21 @@ import org.qwenedge.core.ContextLimitException
 import org.qwenedge.core.EngineException
 import org.qwenedge.core.Golden
 import org.qwenedge.core.artifact.Artifact
+import org.qwenedge.core.int
 import org.qwenedge.core.json.JsonWriter
 import org.qwenedge.core.map
 import org.qwenedge.core.objects
 import org.qwenedge.core.text
+import org.qwenedge.core.vision.Grid
+import org.qwenedge.core.vision.Pixels
+import org.qwenedge.core.vision.patchImage
 import org.qwenedge.engine.Conversation
 import org.qwenedge.engine.Engine
 import org.qwenedge.engine.Engines
+import org.qwenedge.engine.Message
 import org.qwenedge.engine.Piece
+import org.qwenedge.engine.SeeingEngine
+import org.qwenedge.engine.Settings
 import org.qwenedge.engine.StateMemory
 import org.qwenedge.engine.loadModel
 import org.qwenedge.engine.settingsOf
@@ -50,8 +58,25 @@ class RealEngineTest {
     }
 
     @Test
+    fun `a picture is seen, and spoken of in a second turn`() {
+        val seeing = System.getProperty("onnxruntime.seeing")
+        assumeTrue("no -Donnxruntime.seeing", seeing != null)
+        val picture = Golden.read("images.json").objects("images").first()
+        val options = mapOf("enable_thinking" to false)
+        val answers = loadModel(Artifact.open(File(seeing!!)), Engines(listOf(factory)), options).use { model ->
+            val engine = model.engine as SeeingEngine
+            val seen = engine.see(patchImage(pixels(picture), engine.vision.images))
+            val conversation = Conversation(engine, model.voice)
+            val settings = Settings(model.artifact.manifest.eosTokenIds, maxTokens = 8)
+            val questions = listOf(Message.user("What is this?", listOf(seen)), Message.user("And now?"))
+            questions.map { question -> pieces { conversation.say(question, settings, onPiece = it) } }
+        }
+        System.getProperty("onnxruntime.seen")?.let { File(it).writeText(JsonWriter().write(answers)) }
+    }
+
+    @Test
     fun `a snapshot brings back the very same logits, and chunks add up`() {
-        val engine = open()
+        val engine = loaded()
         val prompt = IntArray(40) { 7 * it % 500 }
         val whole = engine.forward(prompt)
         val snapshot = engine.snapshot()
@@ -68,7 +93,7 @@ class RealEngineTest {
 
     @Test
     fun `what the model cannot take is refused without a call`() {
-        val engine = open()
+        val engine = loaded()
         assertFailsWith<EngineException> { engine.forward(intArrayOf(artifact.manifest.vocabSize)) }
         assertFailsWith<EngineException> { engine.forward(IntArray(0)) }
         while (engine.position + engine.prefillChunk <= engine.contextLength) engine.forward(IntArray(engine.prefillChunk) { 5 })
@@ -88,7 +113,12 @@ class RealEngineTest {
         broken.deleteRecursively()
     }
 
-    private fun open(): Engine {
+    private fun pixels(picture: Map<*, *>) =
+        Pixels(Grid(picture.int("height"), picture.int("width")), Base64.getDecoder().decode(picture.text("rgb")))
+
+    private fun pieces(speak: ((Piece) -> Unit) -> Unit): List<Int> = ArrayList<Piece>().also { speak(it::add) }.map { it.token }
+
+    private fun loaded(): Engine {
         assumeTrue("no -Donnxruntime.artifact", place != null)
         return factory.open(artifact, threads = 1).also(opened::add)
     }
@@ -97,8 +127,8 @@ class RealEngineTest {
         val pieces = ArrayList<Piece>()
         val settings = settingsOf(step["settings"] as Map<*, *>?, artifact.manifest.eosTokenIds)
         when (step.text("do")) {
-            "say" -> conversation.say(step.text("text"), settings, onPiece = pieces::add)
-            "edit_last" -> conversation.editLast(step.text("text"), settings, onPiece = pieces::add)
+            "say" -> conversation.say(Message.user(step.text("text")), settings, onPiece = pieces::add)
+            "edit_last" -> conversation.editLast(Message.user(step.text("text")), settings, onPiece = pieces::add)
             "regenerate" -> conversation.regenerate(settings, onPiece = pieces::add)
             else -> conversation.reset()
         }
