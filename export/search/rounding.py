@@ -9,6 +9,7 @@ are taken from there, their folds undone: in the checkpoint's own terms a matrix
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from export import catalog
 from export.blocks import QuantizeTable, Statistics
 from export.config import ModelConfig
 from export.operators import dequantize
-from export.quantized import QuantizedCheckpoint, open_quantized
+from export.quantized import open_quantized
 from export.schemes import FLOAT, Format, Layout
 from export.search.layouts import TABLES, Space
 from export.unfold import fold_factors
@@ -30,12 +31,20 @@ class Made:
     layout: Layout
 
 
+class Stored(Protocol):
+    """Codes and scales by matrix, as `export.quantized.QuantizedCheckpoint` has them."""
+
+    def codes(self, unit: str) -> Tensor: ...
+
+    def scales(self, unit: str) -> Tensor: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rounding:
     """A method's way with single matrices: `stores` by format, and row by row what they do not hold."""
 
     by_row: QuantizeTable
-    stores: Mapping[Format, QuantizedCheckpoint]
+    stores: Mapping[Format, Stored]
 
     def __call__(self, unit: str, weight: Tensor, form: Format, statistics: Statistics | None) -> Tensor:
         store = self.stores.get(form)
