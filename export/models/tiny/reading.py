@@ -16,11 +16,12 @@ from export.models.tiny.conversations import ANIMALS
 
 WORDS = tuple(animal[0] for animal in ANIMALS)
 QUESTION = "What animal do I have?"
-CANVASES = ((64, 32), (96, 32), (128, 32), (96, 64), (128, 64))  # columns and rows of pixels; a token is 32 x 32
-FONT_SIZES = (14, 19)
+CANVASES = ((64, 32), (96, 32), (64, 64))  # columns and rows of pixels; a token is 32 x 32
+FONT_SIZE, SIZE_JITTER = 16, 2
 HELD_OUT = "held out"
-JITTER = 8  # pixels off the middle, either way
-DARK, LIGHT = (0, 90), (170, 255)  # levels of ink and of paper
+UNUSUAL = ("Oblique", "Italic", "Mono", "Condensed", "Narrow", "Math", "ExtraLight")
+JITTER = 3  # pixels off the middle, either way
+WHITE, BLACK, COLOUR_JITTER = 255, 0, 60  # levels of paper and ink, and how far they stray
 
 Colour = tuple[int, int, int]
 
@@ -33,26 +34,34 @@ class Picture:
     image: Image.Image
 
 
-def draw_word(rng: Random, canvas: tuple[int, int], fonts: tuple[str, ...], word: str | None = None) -> Picture:
-    """A picture of a word, a random one unless it is given; `fonts` are files, or `HELD_OUT`."""
+def draw_word(
+    rng: Random, canvas: tuple[int, int], fonts: tuple[str, ...], spread: float = 1.0, word: str | None = None
+) -> Picture:
+    """A picture of a word, a random one unless it is given; `fonts` are files, or `HELD_OUT`.
+
+    `spread` from 0 to 1 is how far size, place and colours stray; the first fonts come first.
+    """
     word = word or rng.choice(WORDS)
-    image = Image.new("RGB", canvas, _colour(rng, LIGHT))
-    size = rng.randint(*FONT_SIZES)
-    font = _font(rng.choice(fonts), size)
+    fonts = fonts[: 1 + int(spread * (len(fonts) - 1))]
+    image = Image.new("RGB", canvas, _colour(rng, WHITE, spread))
+    size = FONT_SIZE + round(spread * rng.randint(-SIZE_JITTER, SIZE_JITTER))
+    file = rng.choice(fonts)
+    font = _font(file, size)
     left, top, right, bottom = font.getbbox(word)
-    while right - left > canvas[0] - 2 and size > FONT_SIZES[0] // 2:
+    while right - left > canvas[0] - 2 and size > FONT_SIZE // 2:
         size -= 1
-        font = _font(str(font.path) if isinstance(font.path, str) and font.path else HELD_OUT, size)
+        font = _font(file, size)
         left, top, right, bottom = font.getbbox(word)
-    x = _near_middle(rng, canvas[0], right - left) - left
-    y = _near_middle(rng, canvas[1], bottom - top) - top
-    ImageDraw.Draw(image).text((x, y), word, font=font, fill=_colour(rng, DARK))
+    x = _near_middle(rng, canvas[0] - (right - left), spread) - left
+    y = _near_middle(rng, canvas[1] - (bottom - top), spread) - top
+    ImageDraw.Draw(image).text((x, y), word, font=font, fill=_colour(rng, BLACK, spread))
     return Picture(word=word, image=image)
 
 
 def training_fonts(folders: tuple[Path, ...]) -> tuple[str, ...]:
-    """Every font file below the folders, sorted."""
-    return tuple(sorted(str(file) for folder in folders for file in folder.rglob("*.ttf")))
+    """Every upright font of usual width below the folders, sorted."""
+    files = (file for folder in folders for file in folder.rglob("*.ttf"))
+    return tuple(sorted(str(file) for file in files if not any(word in file.stem for word in UNUSUAL)))
 
 
 @cache
@@ -64,12 +73,12 @@ def _font(file: str, size: int) -> ImageFont.FreeTypeFont:
     return font
 
 
-def _near_middle(rng: Random, room: float, length: float) -> int:
-    """Where a word of this length begins, inside the room and near its middle."""
-    most = max(0, int(room - length))
-    return min(most, max(0, most // 2 + rng.randint(-JITTER, JITTER)))
+def _near_middle(rng: Random, room: float, spread: float) -> int:
+    """Where a word begins that leaves so much room: inside, and near the middle."""
+    most = max(0, int(room))
+    return min(most, max(0, most // 2 + round(spread * rng.randint(-JITTER, JITTER))))
 
 
-def _colour(rng: Random, levels: tuple[int, int]) -> Colour:
-    red, green, blue = (rng.randint(*levels) for _ in range(3))
+def _colour(rng: Random, level: int, spread: float) -> Colour:
+    red, green, blue = (abs(level - round(spread * rng.randint(0, COLOUR_JITTER))) for _ in range(3))
     return red, green, blue
