@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.tethered import run_tethered, tethered
+from tests.waiting import patient
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's death")
 REPOSITORY = Path(__file__).parents[2]
@@ -30,7 +31,7 @@ def runs(pid: int) -> bool:
 
 
 def ended(pid: int) -> bool:
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + patient(PATIENCE_S)
     while runs(pid) and time.monotonic() < deadline:
         time.sleep(0.05)
     return not runs(pid)
@@ -50,7 +51,7 @@ def test_it_ends_when_its_parent_is_killed() -> None:
 def test_it_ends_at_once_where_its_parent_is_gone_already() -> None:
     words = tethered(["sleep", "3600"])
     words[words.index("sleep") - 1] = "1"  # another process than the one that starts it
-    assert subprocess.run(words, check=False, timeout=PATIENCE_S).returncode == -15
+    assert subprocess.run(words, check=False, timeout=patient(PATIENCE_S)).returncode == -15
 
 
 def run(script: str, folder: Path, timeout_s: float = PATIENCE_S) -> tuple[int, str, str]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.devices_lane.debian import UnavailableError
-from tests.devices_lane.waiting import patient, wait_until
+from tests.waiting import patient, wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # adb takes ports from 5555 to 5585 for emulators that it looks for by itself

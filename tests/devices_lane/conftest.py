@@ -19,8 +19,8 @@ from tests.devices_lane.adbd import Adbd
 from tests.devices_lane.debian import UnavailableError, unpacked
 from tests.devices_lane.network import PrivateNetwork, private_network
 from tests.devices_lane.phone import Phone, booted, make_image
-from tests.devices_lane.waiting import patient, wait_until
 from tests.exports import exported
+from tests.waiting import patient, wait_until
 
 # read before tests/conftest.py moves the caches away: this one is worth keeping
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qwen-edge" / "devices"

@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from tests.devices_lane.cpio import Archive
 from tests.devices_lane.debian import KERNEL, UnavailableError, made_once, run, unpacked
-from tests.devices_lane.waiting import patient, wait_until
+from tests.waiting import patient, wait_until
 
 RELEASE = f"{KERNEL}-arm64"
 PORT = 7557

@@ -16,7 +16,7 @@ from benchmarks.devices.android import ROOT, AndroidDevice
 from benchmarks.record import CaseRecord, RunRecord
 from tests.benchmarks.device_runs import warm_case
 from tests.devices_lane.phone import Phone
-from tests.devices_lane.waiting import patient
+from tests.waiting import patient
 
 NO_HANG_S = 200.0
 STARTED = "pidof runner"

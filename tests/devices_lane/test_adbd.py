@@ -10,7 +10,7 @@ import pytest
 
 from tests.devices_lane.adbd import Adbd
 from tests.devices_lane.conftest import await_device
-from tests.devices_lane.waiting import wait_until
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.devices
 

@@ -24,8 +24,8 @@ from benchmarks.record import CaseRecord, RunRecord
 from runtimes.artifact import Artifact
 from tests.benchmarks.device_runs import run_on, warm_case
 from tests.devices_lane.adbd import REPOSITORY, Adbd
-from tests.devices_lane.waiting import patient
 from tests.runtimes.tiny_onnx import write_artifact
+from tests.waiting import patient
 
 pytestmark = pytest.mark.devices
 

@@ -19,7 +19,7 @@ from benchmarks.energy.battery import BatteryGauge, BatterySample
 from benchmarks.energy.measure import Run, measure
 from benchmarks.energy.source import PluggedSample, Window
 from tests.devices_lane.phone import BATTERY, PARAMETERS, Phone
-from tests.devices_lane.waiting import patient
+from tests.waiting import patient
 
 pytestmark = pytest.mark.devices
 

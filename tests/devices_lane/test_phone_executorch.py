@@ -19,7 +19,7 @@ from tests.devices_lane.network import PrivateNetwork
 from tests.devices_lane.phone import Phone
 from tests.devices_lane.phone_runs import device_on, only
 from tests.devices_lane.runner import built, operator_sources
-from tests.devices_lane.waiting import patient
+from tests.waiting import patient
 
 pytestmark = pytest.mark.devices
 

@@ -25,7 +25,7 @@ from tests.devices_lane.network import PrivateNetwork
 from tests.devices_lane.phone import BOOT_SECONDS, Phone
 from tests.devices_lane.phone_runs import NO_HANG_S, WROTE, device_on, long_case, meanwhile, only, shell
 from tests.devices_lane.runner import built
-from tests.devices_lane.waiting import patient
+from tests.waiting import patient
 
 pytestmark = pytest.mark.devices
 

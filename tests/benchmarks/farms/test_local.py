@@ -15,6 +15,7 @@ from benchmarks.farms import FarmError, Work, open_farm
 from benchmarks.store import open_store
 from tests.benchmarks.farms.conftest import MakeWork
 from tests.benchmarks.test_tethered import PATIENCE_S, REPOSITORY, ended
+from tests.waiting import patient
 
 # a night that has one job, which takes ten minutes
 NIGHT = """
@@ -86,7 +87,7 @@ def test_a_night_that_is_killed_leaves_nothing_running_and_every_finished_case(m
 
 def sustained_runner(night: int) -> tuple[int, int]:
     """Ids of the runner of the last case, and of the run that started it, once both are there."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + patient(PATIENCE_S)
     while time.monotonic() < deadline:
         for run in children(night):
             for runner in children(run):
