@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import importlib.metadata
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final, TypeVar
 
@@ -21,15 +21,16 @@ from numpy.typing import NDArray
 
 from runtimes.artifact import Artifact, StateTensor
 from runtimes.device import default_threads
-from runtimes.errors import RuntimeFailedError
+from runtimes.errors import RuntimeFailedError, SnapshotError
 from runtimes.runner import Logits, check_version
-from runtimes.state import SequenceState, StateBuffer
+from runtimes.state import SequenceState, StateSnapshot
 from runtimes.state_runner import StateRunner
 
 PACKAGE: Final = "coreai-core"
 DECODE, PREFILL, LOGITS = "decode", "prefill", "logits"
 TOKENS, POSITION, LENGTH = "input_ids", "position", "length"
 INPUTS: Final = {DECODE: {TOKENS, POSITION}, PREFILL: {TOKENS, POSITION, LENGTH}}
+CHECK_SECONDS: Final = 120.0  # of one check of `verify`: a large model takes a minute a call on Linux
 HASH_FILE: Final = "main.hash"
 SUFFIX: Final = ".aimodel"
 
@@ -59,6 +60,45 @@ class Loop:
         self._loop.close()
 
 
+class RuntimeState(SequenceState):
+    """The states of one sequence in the runtime's memory, which Python reads and gives as copies.
+
+    A snapshot has copies of all of it, of caches the rows before its position.
+    """
+
+    def __init__(self, tensors: Sequence[StateTensor]) -> None:
+        super().__init__([])  # there are no buffers to share
+        self._tensors = tensors
+        self.arrays = {tensor.name: RuntimeArray(np.zeros(tensor.shape, tensor.dtype)) for tensor in tensors}
+
+    def clear(self) -> None:
+        """Zero the fixed states; cache rows stay, since nothing reads beyond the position."""
+        for tensor in self._tensors:
+            if tensor.token_axis is None:
+                self.arrays[tensor.name] = RuntimeArray(np.zeros(tensor.shape, tensor.dtype))
+
+    def snapshot(self, position: int) -> StateSnapshot:
+        """Remember the states at a position."""
+        saved = [self.arrays[tensor.name].numpy()[_before(tensor, position)].copy() for tensor in self._tensors]
+        return StateSnapshot(self, position, saved)
+
+    def restore(self, snapshot: object) -> int:
+        """Bring a snapshot's states back and return its position."""
+        if not isinstance(snapshot, StateSnapshot) or snapshot.owner is not self:
+            raise SnapshotError("this snapshot was taken from another runner; a snapshot can only return to its own")
+        for tensor, saved in zip(self._tensors, snapshot.fixed, strict=True):
+            whole = np.zeros(tensor.shape, tensor.dtype)
+            whole[_before(tensor, snapshot.position)] = saved
+            self.arrays[tensor.name] = RuntimeArray(whole)
+        return snapshot.position
+
+
+def _before(tensor: StateTensor, position: int) -> tuple[slice, ...]:
+    """The part of a state that belongs to a sequence of this length."""
+    axis = tensor.token_axis
+    return () if axis is None else (*(slice(None),) * axis, slice(0, position))
+
+
 class CoreaiRunner(StateRunner):
     """One sequence in the functions of one asset."""
 
@@ -69,7 +109,7 @@ class CoreaiRunner(StateRunner):
         self._loop: Loop | None = Loop()
         self._open = AsyncExitStack()
         self._functions: dict[str, Any] = {}
-        self._arrays: dict[str, Any] = {}
+        self._state: RuntimeState = RuntimeState(artifact.manifest.state)
         try:
             self._load(artifact)
         except BaseException:
@@ -86,7 +126,7 @@ class CoreaiRunner(StateRunner):
         self._failed = True
         if self._loop is None:
             return
-        self._functions, self._arrays = {}, {}
+        self._functions, self._state.arrays = {}, {}
         self._loop.run("close the asset", self._open.aclose())
         self._loop.close()
         self._loop = None
@@ -101,8 +141,6 @@ class CoreaiRunner(StateRunner):
         self._functions = {name: model.load_function(name) for name in INPUTS}
         for name, function in self._functions.items():
             _check_function(artifact, name, function.desc)
-        self._arrays = {tensor.name: _zeros(tensor) for tensor in artifact.manifest.state}
-        self._state = SequenceState([_buffer(tensor, self._arrays[tensor.name]) for tensor in artifact.manifest.state])
 
     async def _open_asset(self) -> Any:
         """The asset, compiled for this machine."""
@@ -122,7 +160,9 @@ class CoreaiRunner(StateRunner):
         padded[0, : ids.size] = ids
         given = {TOKENS: padded, POSITION: np.array([position], np.int32), LENGTH: np.array([ids.size], np.int32)}
         inputs = {key: RuntimeArray(given[key]) for key in sorted(INPUTS[name])}
-        outputs = self._await(f"run {ids.size} tokens after {position}", self._functions[name](inputs, self._arrays))
+        outputs = self._await(
+            f"run {ids.size} tokens after {position}", self._functions[name](inputs, self._state.arrays)
+        )
         self._output = outputs[LOGITS].numpy()
 
     def _await(self, what: str, coroutine: Coroutine[Any, Any, Result]) -> Result:
@@ -145,7 +185,7 @@ def load_runner(artifact: Artifact, threads: int | None = None) -> CoreaiRunner:
 def _check_whole(artifact: Artifact) -> None:
     """Refuse a damaged program before it is parsed: Apple's parser ends the process then.
 
-    An asset holds the hash of its program, for the system's cache of compiled assets.
+    An asset holds the hash of its program.
     """
     place = artifact.model_file
     if place.parent.suffix != SUFFIX:
@@ -184,16 +224,6 @@ def _check_function(artifact: Artifact, name: str, found: Any) -> None:
     wanted_tokens = (1, 1 if name == DECODE else manifest.prefill_chunk)
     if taken != wanted_tokens:
         raise RuntimeFailedError(f"{where}: takes token ids {taken}, by the manifest they are {wanted_tokens}")
-
-
-def _zeros(tensor: StateTensor) -> Any:
-    """A state at the start of a sequence, in the runtime's memory."""
-    return RuntimeArray(np.zeros(tensor.shape, tensor.dtype))
-
-
-def _buffer(tensor: StateTensor, array: Any) -> StateBuffer:
-    find: Callable[[], NDArray[Any]] = array.numpy
-    return StateBuffer(tensor=tensor, find=find)
 
 
 def describe_engine(runner: CoreaiRunner) -> str:  # noqa: ARG001 (every runtime's signature)

@@ -17,6 +17,7 @@ import numpy as np
 
 from runtimes.artifact import Artifact
 from runtimes.errors import ContextLimitError, ProjectError, RuntimeUnavailableError
+from runtimes.patience import PatientRunner, TooSlowError
 from runtimes.reference import (
     Case,
     Difference,
@@ -28,7 +29,7 @@ from runtimes.reference import (
     log_sum_exp,
     summarize,
 )
-from runtimes.runner import Logits, Runner, engine_name, open_runner, other_ways
+from runtimes.runner import Logits, Runner, engine_name, open_runner, other_ways, runtime_module
 from runtimes.stock import compare_with_stock
 from runtimes.vision.prepare import prepared
 from runtimes.vision.prompt import SeeingRunner, make_prompt
@@ -110,10 +111,12 @@ def verify(
     if hashes:
         artifact.check_hashes()
     reference = load_reference(artifact)
-    subject = Subject(artifact=artifact, runner=open_runner(artifact, threads), reference=reference)
+    subject = Subject(artifact=artifact, runner=_open(artifact, threads), reference=reference)
     used, engine = subject.runner.threads, engine_name(artifact, subject.runner)
     checks: list[Check] = []
     for name, check in _checks(subject, stock=stock):
+        if isinstance(subject.runner, PatientRunner):
+            subject.runner.start()
         checks.append(_run(name, check))
         on_check(checks[-1])
     return Report(
@@ -127,6 +130,13 @@ def verify(
         emulation=reference.emulation,
         checks=tuple(checks),
     )
+
+
+def _open(artifact: Artifact, threads: int | None) -> Runner:
+    """The artifact's runner; one whose runtime module gives `CHECK_SECONDS` does not begin what takes longer."""
+    runner = open_runner(artifact, threads)
+    seconds = getattr(runtime_module(artifact.manifest.runtime.name), "CHECK_SECONDS", None)
+    return runner if seconds is None else PatientRunner(runner, seconds)
 
 
 def _checks(subject: Subject, *, stock: bool) -> Iterator[tuple[str, Callable[[], Finding]]]:
@@ -156,7 +166,7 @@ def _run(name: str, check: Callable[[], Finding]) -> Check:
     try:
         reason, figures = check()
         outcome = "passed" if reason is None else "failed"
-    except (SkippedError, RuntimeUnavailableError) as error:
+    except (SkippedError, RuntimeUnavailableError, TooSlowError) as error:
         outcome, reason, figures = "skipped", str(error), {}
     except ProjectError as error:
         outcome, reason, figures = "failed", f"{type(error).__name__}: {error}", {}
@@ -165,11 +175,20 @@ def _run(name: str, check: Callable[[], Finding]) -> Check:
 
 
 def _judged(subject: Subject, differences: Iterable[Difference]) -> Finding:
-    found = list(differences)
+    """What was compared, judged; where an engine was too slow for all of it, as much as there was time for."""
+    found: list[Difference] = []
+    stopped: dict[str, Any] = {}
+    try:
+        for difference in differences:
+            found.append(difference)
+    except TooSlowError as error:
+        if not found:
+            raise
+        stopped = {"stopped": str(error)}
     if not found:
         raise SkippedError("the reference records no position that this check reaches")
     subject.seen.extend(found)
-    return judge(found, subject.reference), summarize(found)
+    return judge(found, subject.reference), {**summarize(found), **stopped}
 
 
 def _feed(runner: Runner, case: Case, start: int, stop: int, size: int) -> Iterator[Difference]:

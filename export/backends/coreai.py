@@ -43,8 +43,8 @@ PACKING = Packing(
     scale_bytes={4: 2, 8: 2},
     row_block=None,
     float_bytes=2,
-    layer_bytes=60_000,
-    base_bytes=170_000,
+    layer_bytes=16_000,
+    base_bytes=165_000,
     padding_bytes=128,
 )
 

@@ -46,8 +46,8 @@ PACKING = Packing(
     scale_bytes={4: FLOAT_BYTES, 8: FLOAT_BYTES},
     row_block=None,
     float_bytes=FLOAT_BYTES,
-    layer_bytes=60_000,
-    base_bytes=170_000,
+    layer_bytes=16_000,
+    base_bytes=165_000,
     padding_bytes=128,
 )
 
