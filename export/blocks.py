@@ -114,11 +114,14 @@ class BlockTask:
 class BlockResult:
     """Codes of every unit whose format is not float, and the tensors that had to change for these codes to be right.
 
-    `floats` holds folded norms and float units by name, in the checkpoint's convention.
+    `floats` holds folded norms and float units by name, in the checkpoint's convention; `rows` (rows, 1) and `columns`
+    (1, in_features) by how much folds made a unit's weights larger before they were rounded, where they did.
     """
 
     codes: Mapping[str, Codes]
     floats: Mapping[str, Tensor] = field(default_factory=dict)
+    rows: Mapping[str, Tensor] = field(default_factory=dict)
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 QuantizeBlock = Callable[[BlockTask], BlockResult]

@@ -28,7 +28,15 @@ from export.checkpoint_blocks import CheckpointBlock, CheckpointModel, FloatWeig
 from export.config import ModelConfig
 from export.errors import QuantizationError
 from export.quantize import Codes
-from export.quantized import QuantizedCheckpoint, Store, StoreKey, members_of, open_quantized, stored_codes
+from export.quantized import (
+    QuantizedCheckpoint,
+    Store,
+    StoreKey,
+    members_of,
+    open_quantized,
+    stored_codes,
+    stored_factors,
+)
 from export.schemes import Format, Layout
 from export.sequence import run_block
 from export.weights import Unit, plain_tensors, units
@@ -168,6 +176,7 @@ def _layer(
     for name in members_of(job.config)[block.name]:
         if name in found.codes:
             tensors |= stored_codes(name, formats[name], found.codes[name])
+            tensors |= stored_factors(name, found.rows.get(name), found.columns.get(name))
         else:
             tensors[stored_name(job, name)] = (
                 found.floats[name].contiguous() if name in found.floats else _read(job, name)

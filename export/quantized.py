@@ -104,6 +104,14 @@ class QuantizedCheckpoint:
         """float32 scales (rows, groups)."""
         return self._read(f"{unit}.scales", rows).float()
 
+    def factors(self, unit: str) -> tuple[Tensor, Tensor]:
+        """By how much folds made rows (rows or 1, 1) and columns (1, in_features or 1) larger before rounding."""
+        one = torch.ones(1, 1)
+        rows, columns = (
+            self._read(name, None) if name in self.entries else one for name in (f"{unit}.rows", f"{unit}.columns")
+        )
+        return rows, columns
+
     def weight(self, unit: str, rows: slice | None = None) -> Tensor:
         """float32 weights (rows, in_features) of a unit whose format is float."""
         return self._read(f"{unit}.weight", rows).float()
@@ -210,6 +218,12 @@ def stored_codes(unit: str, form: Format, found: Codes) -> dict[str, Tensor]:
     """The tensors of a matrix as its block's file holds them."""
     codes = pack_int4(found.codes) if form.bits == 4 else found.codes
     return {f"{unit}.codes": codes.contiguous(), f"{unit}.scales": found.scales.to(torch.bfloat16).contiguous()}
+
+
+def stored_factors(unit: str, rows: Tensor | None, columns: Tensor | None) -> dict[str, Tensor]:
+    """The tensors that say what folds did to a matrix: `QuantizedCheckpoint.factors`."""
+    given = {f"{unit}.rows": rows, f"{unit}.columns": columns}
+    return {name: one.contiguous() for name, one in given.items() if one is not None}
 
 
 def unpack_int4(packed: Tensor) -> Tensor:

@@ -61,6 +61,10 @@ class InMemory:
     def scales(self, unit: str) -> Tensor:
         return self.results[block_of(unit)].codes[unit].scales
 
+    def factors(self, unit: str) -> tuple[Tensor, Tensor]:
+        found, one = self.results[block_of(unit)], torch.ones(1, 1)
+        return found.rows.get(unit, one), found.columns.get(unit, one)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Work:

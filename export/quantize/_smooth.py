@@ -6,13 +6,13 @@ divides its scales, and a norm stays float.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 
 import torch
 from torch import Tensor
 
-from export.blocks import BlockResult, BlockTask, Fold, Statistics
+from export.blocks import Block, BlockResult, BlockTask, Fold, Statistics
 from export.quantize import TINY
 from export.quantize._folds import Tensors, fold, normalized, read_columns, source_channels
 from export.quantize._matrix import Quantize
@@ -25,10 +25,27 @@ CLIPPED = 1.08  # the usual choice of the search over scales
 
 @dataclass(frozen=True, kw_only=True)
 class Smoothed:
-    """A block after its folds: the tensors that changed, and statistics of every unit's inputs as they are now."""
+    """A block after its folds: the tensors that changed, and statistics of every unit's inputs as they are now.
+
+    `rows` and `columns` are those of `BlockResult`.
+    """
 
     tensors: Tensors
     statistics: Mapping[str, Statistics]
+    rows: Mapping[str, Tensor] = field(default_factory=dict)
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def after(self, block: Block, one: Fold, factors: Tensor) -> "Smoothed":
+        """The block after one more fold: columns of its readers `factors` (channels,) times larger."""
+        spread = read_columns(one, factors)
+        rows = {one.source: 1 / factors.unsqueeze(1)} if one.kind == "rows" else {}
+        columns = {unit: self.columns.get(unit, torch.ones(())) * spread.unsqueeze(0) for unit in one.readers}
+        return Smoothed(
+            tensors=self.tensors | fold(block, one, factors, self.tensors),
+            statistics={**self.statistics} | {unit: divided(self.statistics[unit], spread) for unit in one.readers},
+            rows={**self.rows} | rows,
+            columns={**self.columns} | columns,
+        )
 
     def rounded(self, task: BlockTask, quantize: Quantize) -> BlockResult:
         """Every matrix quantized as it is now, and the float tensors that changed."""
@@ -37,22 +54,24 @@ class Smoothed:
             for unit, form in task.formats.items()
             if not form.is_float
         }
-        return BlockResult(codes=codes, floats={name: one for name, one in self.tensors.items() if name not in codes})
+        return BlockResult(
+            codes=codes,
+            floats={name: one for name, one in self.tensors.items() if name not in codes},
+            rows={unit: one for unit, one in self.rows.items() if unit in codes},
+            columns={unit: one for unit, one in self.columns.items() if unit in codes},
+        )
 
 
 @torch.no_grad()
 def smooth_for_weights(task: BlockTask, statistics: Mapping[str, Statistics]) -> Smoothed:
     """Fold so that weights round well: every factor is tried on the readers' weighted rounding errors."""
-    tensors: Tensors = {}
-    found = dict(statistics)
+    found = Smoothed(tensors={}, statistics=statistics)
     for one in task.block.folds:
         formats = {unit: task.formats[unit] for unit in one.readers if not task.formats[unit].is_float}
         if not formats:
             continue
-        factors = _best_factors(task, one, formats, found)
-        tensors |= fold(task.block, one, factors, tensors)
-        found |= {reader: divided(found[reader], read_columns(one, factors)) for reader in one.readers}
-    return Smoothed(tensors=tensors, statistics=found)
+        found = found.after(task.block, one, _best_factors(task, one, formats, found.statistics))
+    return found
 
 
 def _best_factors(

@@ -5,6 +5,8 @@ block's output error on real inputs against float outputs, so a block also makes
 of the sequences is not trained on and decides which state is kept; the start is one of them.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -46,7 +48,7 @@ def quantize_block(task: BlockTask) -> BlockResult:
             error = _error(learned, task.real_inputs[judges], targets[judges])
             if error < least:
                 best, least = learned.result(), error
-    return best
+    return replace(best, rows=start.rows, columns=start.columns)
 
 
 def _loss(found: Tensor, wanted: Tensor) -> Tensor:

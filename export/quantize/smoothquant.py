@@ -11,10 +11,10 @@ from torch import Tensor
 from export.blocks import BlockResult, BlockTask, Fold, Statistics
 from export.operators import dequantize, quantize_activation
 from export.quantize import Codes
-from export.quantize._folds import fold, normalized, read_columns, source_channels
+from export.quantize._folds import normalized, read_columns, source_channels
 from export.quantize._matrix import block_statistics
 from export.quantize._search import search_scales
-from export.quantize._smooth import Smoothed, divided
+from export.quantize._smooth import Smoothed
 from export.schemes import Format
 
 SUMMARY = (
@@ -80,7 +80,4 @@ def _smoothed(task: BlockTask, one: Fold, inputs: Tensor, before: Smoothed) -> S
             error += float((output - wanted[unit]).square().sum())
         if error < least:
             best, least = factors, error
-    spread = read_columns(one, best)
-    tensors = before.tensors | fold(task.block, one, best, before.tensors)
-    statistics = {**before.statistics} | {unit: divided(before.statistics[unit], spread) for unit in one.readers}
-    return Smoothed(tensors=tensors, statistics=statistics)
+    return before.after(task.block, one, best)

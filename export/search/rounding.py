@@ -20,7 +20,6 @@ from export.operators import dequantize
 from export.quantized import open_quantized
 from export.schemes import FLOAT, Format, Layout
 from export.search.layouts import TABLES, Space
-from export.unfold import fold_factors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +37,8 @@ class Stored(Protocol):
 
     def scales(self, unit: str) -> Tensor: ...
 
+    def factors(self, unit: str) -> tuple[Tensor, Tensor]: ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rounding:
@@ -51,9 +52,8 @@ class Rounding:
         if store is None or unit in TABLES:
             codes = self.by_row(weight, form, statistics)
             return dequantize(codes.codes, codes.scales)
-        found = dequantize(store.codes(unit), store.scales(unit))
-        rows, columns = fold_factors(weight, found)
-        return found / rows / columns
+        rows, columns = store.factors(unit)
+        return dequantize(store.codes(unit), store.scales(unit)) / rows / columns
 
 
 def open_rounding(method: str, made: Mapping[Format, Made], config: ModelConfig) -> Rounding:
