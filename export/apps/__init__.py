@@ -59,6 +59,16 @@ def runs(app: App, runtime: str, oldest: str) -> bool:
     return _problem(app, runtime, oldest) is None
 
 
+def link_bundle(link: Path, target: Path) -> None:
+    """A link to the bundle; what another export linked under that name gives way, a real directory does not."""
+    link.parent.mkdir(exist_ok=True)
+    if link.is_symlink():
+        link.unlink()
+    if link.exists():
+        raise AppError(f"{link}: is no link; move it away, or choose another --out")
+    link.symlink_to(target, target_is_directory=True)
+
+
 def _check_name(bundle: Path) -> None:
     if not PLAIN_NAME.fullmatch(bundle.resolve().name):
         raise AppError(f"{bundle}: a bundle is pushed under its name: take letters, digits and ._+- for --out")

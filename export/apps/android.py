@@ -9,7 +9,7 @@ import shlex
 import tomllib
 from pathlib import Path
 
-from export.apps import App, runs
+from export.apps import App, link_bundle, runs
 from export.bundle import Bundle
 from export.errors import AppError
 from export.user_cache import write_atomically
@@ -58,7 +58,7 @@ def read_app(directory: Path) -> App:
 def install(app: App, bundle: Bundle) -> list[str]:
     """Link the bundle into the app's folder and write the script that pushes what the app can run."""
     name = bundle.path.resolve().name
-    _link(app.directory / LINKS / name, bundle.path.resolve())
+    link_bundle(app.directory / LINKS / name, bundle.path.resolve())
     manifests = {folder: artifact.manifest.runtime for folder, artifact in bundle.artifacts.items()}
     artifacts = [folder for folder, runtime in manifests.items() if runs(app, runtime.name, runtime.oldest_version)]
     script = PUSH.format(
@@ -76,13 +76,3 @@ def install(app: App, bundle: Bundle) -> list[str]:
         f"{app.directory / LINKS / name}: linked",
         f"install the app, connect the phone, then: sh {shlex.quote(str(place))}",
     ]
-
-
-def _link(link: Path, target: Path) -> None:
-    """A link to the bundle; what another export linked under that name gives way, a real directory does not."""
-    link.parent.mkdir(exist_ok=True)
-    if link.is_symlink():
-        link.unlink()
-    if link.exists():
-        raise AppError(f"{link}: is no link; move it away, or choose another --out")
-    link.symlink_to(target, target_is_directory=True)

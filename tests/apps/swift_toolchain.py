@@ -73,7 +73,9 @@ def swift_toolchain(cache: Path = CACHE) -> Swift:
     asked = swift.run(["swiftc", "--version"], directory=cache)
     if asked.returncode:
         said = asked.stderr.strip()[-300:]
-        raise UnavailableError(f"the unpacked Swift does not run ({said}); be root, allow user namespaces, or install Swift")
+        raise UnavailableError(
+            f"the unpacked Swift does not run ({said}); be root, allow user namespaces, or install Swift"
+        )
     return swift
 
 

@@ -47,6 +47,16 @@ public struct BundleStore: Sendable {
         try seen.write(to: note)
     }
 
+    /// Copy the artifact in a folder, or every artifact of the bundle in it.
+    public func importBundle(from folder: URL, onProgress: (Double) throws -> Void = { _ in }) throws {
+        let isArtifact = FileManager.default.fileExists(atPath: folder.appending(path: Manifest.fileName).path)
+        let sources = isArtifact ? [folder] : artifactDirectories(folder)
+        guard !sources.isEmpty else {
+            throw EdgeError(.artifact, "\(folder.lastPathComponent): no \(Manifest.fileName) in it; choose the folder of a bundle")
+        }
+        for source in sources { _ = try importArtifact(from: source, onProgress: onProgress) }
+    }
+
     /// Copy an artifact from outside the app. Nothing of it is believed before it was checked.
     public func importArtifact(
         from source: URL, onProgress: (Double) throws -> Void = { _ in }
@@ -61,6 +71,7 @@ public struct BundleStore: Sendable {
         try checkSpace(manifest)
         do {
             try copy(manifest, from: source, to: hidden, onProgress)
+            try copyOracle(beside: source, to: hidden)
             try Data(bytes).write(to: hidden.appending(path: Manifest.fileName))
             try FileManager.default.moveItem(at: hidden, to: target)
         } catch let error as CocoaError where error.code == .fileWriteOutOfSpace {
@@ -102,6 +113,15 @@ public struct BundleStore: Sendable {
             guard found.bytes == entry.bytes, found.sha256 == entry.sha256 else {
                 throw EdgeError(.fileMismatch, "\(entry.path) differs from what its manifest promises; copy it anew")
             }
+        }
+    }
+
+    /// What the bundle expects its artifacts to answer, by which the app checks them on this device.
+    private func copyOracle(beside source: URL, to target: URL) throws {
+        for folder in [source, source.deletingLastPathComponent()] {
+            let place = folder.appending(path: Oracle.fileName)
+            guard let length = lengthOfFile(place), length <= Oracle.maxBytes else { continue }
+            return try FileManager.default.copyItem(at: place, to: target.appending(path: Oracle.fileName))
         }
     }
 

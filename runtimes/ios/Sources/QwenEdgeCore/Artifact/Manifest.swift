@@ -27,6 +27,8 @@ public struct Manifest: Equatable, Sendable {
     public let state: [StateTensor]
     public let files: [FileEntry]
     public let bytesReadPerDecodedToken: Int
+    /// nil: the model reads text alone.
+    public let vision: VisionPart?
     /// Names the artifact: the SHA-256 of its manifest without what was measured, in hex.
     public let sha256: String
 

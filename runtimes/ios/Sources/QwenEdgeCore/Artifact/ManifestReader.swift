@@ -21,6 +21,7 @@ public func readManifest(_ bytes: [UInt8]) throws -> Manifest {
     try checkFiles(manifest)
     for tensor in manifest.state { try check(tensor, contextLength: manifest.contextLength) }
     try checkTokens(manifest)
+    try checkVision(manifest)
     return manifest
 }
 
@@ -72,6 +73,7 @@ private func read(_ fields: inout Fields, sha256: String) throws -> Manifest {
         state: try fields.objects("state", 0...2048, stateTensor),
         files: try fields.objects("files", 1...1024, fileEntry),
         bytesReadPerDecodedToken: try fields.integer("bytes_read_per_decoded_token", byteCounts),
+        vision: try VisionPart(of: &fields),
         sha256: sha256)
 }
 
@@ -171,8 +173,8 @@ private func checkFiles(_ manifest: Manifest) throws {
         ("model_file", manifest.modelFile), ("tokenizer_file", manifest.tokenizerFile),
         ("chat_template_file", manifest.chatTemplateFile), ("reference_file", manifest.referenceFile),
     ]
-    for case (let role, let path?) in roles where !listed.contains(path) {
-        throw refused(role, "'\(path)' is not among its files")
+    for (role, path) in roles {
+        if let path, !listed.contains(path) { throw refused(role, "'\(path)' is not among its files") }
     }
 }
 
@@ -212,6 +214,15 @@ private func checkTokens(_ manifest: Manifest) throws {
     guard manifest.prefillChunk <= manifest.contextLength else {
         throw refused("prefill_chunk", "\(manifest.prefillChunk) is longer than context_length \(manifest.contextLength)")
     }
+}
+
+/// There is a part that sees exactly where "image" is among the modalities.
+private func checkVision(_ manifest: Manifest) throws {
+    guard (manifest.vision != nil) == manifest.modalities.contains(.image) else {
+        let has = manifest.vision == nil ? "no vision" : "vision"
+        throw refused("modalities", "are \(manifest.modalities.map(\.rawValue)), yet there is \(has)")
+    }
+    try manifest.vision?.check(manifest)
 }
 
 private func checkUnique(_ names: [String], _ what: String) throws {

@@ -24,26 +24,23 @@
         }
 
         private mutating func mix(_ block: ArraySlice<UInt8>) {
-            let start = block.startIndex
-            var words = (0..<16).map { word in
-                (0..<4).reduce(UInt32(0)) { $0 << 8 | UInt32(block[start + word * 4 + $1]) }
-            }
+            var words = [UInt32](repeating: 0, count: 64)
+            for (index, byte) in block.enumerated() { words[index / 4] = words[index / 4] << 8 | UInt32(byte) }
             for at in 16..<64 {
                 let first = words[at - 15], second = words[at - 2]
                 let small = rotated(first, 7) ^ rotated(first, 18) ^ first >> 3
                 let large = rotated(second, 17) ^ rotated(second, 19) ^ second >> 10
-                words.append(words[at - 16] &+ small &+ words[at - 7] &+ large)
+                words[at] = words[at - 16] &+ small &+ words[at - 7] &+ large
             }
-            var now = hash
+            var (a, b, c, d) = (hash[0], hash[1], hash[2], hash[3])
+            var (e, f, g, h) = (hash[4], hash[5], hash[6], hash[7])
             for at in 0..<64 {
-                let sum = rotated(now[4], 6) ^ rotated(now[4], 11) ^ rotated(now[4], 25)
-                let choice = now[4] & now[5] ^ ~now[4] & now[6]
-                let first = now[7] &+ sum &+ choice &+ Self.constants[at] &+ words[at]
-                let second = rotated(now[0], 2) ^ rotated(now[0], 13) ^ rotated(now[0], 22)
-                let majority = now[0] & now[1] ^ now[0] & now[2] ^ now[1] & now[2]
-                now = [first &+ second &+ majority, now[0], now[1], now[2], now[3] &+ first, now[4], now[5], now[6]]
+                let sum = rotated(e, 6) ^ rotated(e, 11) ^ rotated(e, 25)
+                let first = h &+ sum &+ (e & f ^ ~e & g) &+ Self.constants[at] &+ words[at]
+                let second = (rotated(a, 2) ^ rotated(a, 13) ^ rotated(a, 22)) &+ (a & b ^ a & c ^ b & c)
+                (h, g, f, e, d, c, b, a) = (g, f, e, d &+ first, c, b, a, first &+ second)
             }
-            for index in 0..<8 { hash[index] &+= now[index] }
+            for (index, value) in [a, b, c, d, e, f, g, h].enumerated() { hash[index] &+= value }
         }
 
         private func rotated(_ word: UInt32, _ count: UInt32) -> UInt32 {

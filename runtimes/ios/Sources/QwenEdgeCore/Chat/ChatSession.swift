@@ -1,198 +1,52 @@
-/// Where a chat finds its models and keeps itself.
-public struct ChatHome: Sendable {
-    public let store: BundleStore
-    public let engines: Engines
-    public let crashGuard: CrashGuard
-    public let transcript: TranscriptFile
+import Dispatch
 
-    public init(store: BundleStore, engines: Engines, crashGuard: CrashGuard, transcript: TranscriptFile) {
-        self.store = store
-        self.engines = engines
-        self.crashGuard = crashGuard
-        self.transcript = transcript
-    }
-}
-
-/// One chat with one model, for a screen that comes and goes.
-///
-/// All work runs on this actor, one thing after the other; `show` hears of every change. The chat writes itself down after
-/// each answer, so it survives the death of the process. Nothing that goes wrong ends a chat: it becomes a notice, and
-/// another message may be sent.
+/// A chat that any task may talk to: all work runs on one thread of its own, one thing after the other, since a call of a
+/// model keeps a thread busy for long.
 public actor ChatSession {
-    private let home: ChatHome
-    private let settings: ChatSettings
-    private let show: @Sendable (ChatView) -> Void
-    private let cancellation = Cancellation()
-    private var chosen: Installed?
-    private var open: (model: LoadedModel, conversation: Conversation)?
-    private let live = LiveFigures()
-
-    /// What the screen shows now.
-    public private(set) var view = ChatView()
+    private let chat: Chat
+    private let cancellation: Cancellation
+    private let executor = WorkerExecutor()
 
     public init(_ home: ChatHome, _ settings: ChatSettings, show: @escaping @Sendable (ChatView) -> Void) {
-        self.home = home
-        self.settings = settings
-        self.show = show
+        let cancellation = Cancellation()
+        self.cancellation = cancellation
+        chat = Chat(home, settings, cancellation: cancellation, show: show)
     }
+
+    public nonisolated var unownedExecutor: UnownedSerialExecutor { executor.asUnownedSerialExecutor() }
 
     /// Take up the chat of an earlier process, or say what killed it.
-    public func resume() {
-        let kept = home.transcript.read()
-        let died = home.crashGuard.lastWords().map { "the app ended while it was \($0)" }
-        chosen = home.store.list().first { $0.name == kept?.model }
-        update {
-            $0.phase = chosen?.artifact == nil ? .noModel : .asleep
-            $0.model = chosen?.name
-            $0.messages = kept?.messages ?? []
-            $0.notice = died ?? chosen?.problem
-        }
-    }
+    public func resume() { chat.resume() }
 
     /// Choose a model and begin a new chat with it.
-    public func choose(_ installed: Installed) {
-        open = nil
-        chosen = installed
-        update {
-            $0 = ChatView()
-            $0.model = installed.name
-        }
-        recovering { _ = try opened() }
-    }
+    public func choose(_ installed: Installed) { chat.choose(installed) }
 
     /// Add a message and stream the answer.
-    public func say(_ text: String) {
-        answer { try $0.say(text, $1, cancellation, onPiece: $2) }
-    }
+    public func say(_ text: String) { chat.say(text) }
 
     /// Drop the last answer and stream another one.
-    public func regenerate() {
-        answer { try $0.regenerate($1, cancellation, onPiece: $2) }
-    }
+    public func regenerate() { chat.regenerate() }
 
     /// Replace the last message and stream an answer to the new one.
-    public func editLast(_ text: String) {
-        answer { try $0.editLast(text, $1, cancellation, onPiece: $2) }
-    }
-
-    /// End the answer in progress; what is written stays.
-    public nonisolated func stop() {
-        cancellation.cancel()
-    }
+    public func editLast(_ text: String) { chat.editLast(text) }
 
     /// Forget what was said.
-    public func newChat() {
-        recovering {
-            try open?.conversation.reset()
-            update {
-                $0.messages = open?.conversation.messages ?? []
-                $0.figures = Figures()
-                $0.notice = nil
-            }
-        }
-    }
+    public func newChat() { chat.newChat() }
 
-    /// Give the model's memory back, as iOS asks before it kills; the next message opens it again and reads the chat anew.
-    public func sleep() {
-        guard open != nil else { return }
-        open = nil
-        update {
-            $0.phase = .asleep
-            $0.figures = Figures()
-        }
-    }
+    /// Give the model's memory back; the next message opens it again.
+    public func sleep() { chat.sleep() }
 
-    private func answer(_ speak: (Conversation, Settings, (Piece) -> Void) throws -> StopReason) {
-        cancellation.clear()
-        recovering {
-            let (model, conversation) = try opened()
-            let settings = try settings.forModel(model.artifact.manifest)
-            var written = ""
-            update {
-                $0.phase = .answering
-                $0.answer = ""
-                $0.notice = nil
-            }
-            let reason = try home.crashGuard.watch("answering with \(model.artifact.name)") {
-                try speak(conversation, settings) { piece in
-                    written += piece.text
-                    update {
-                        $0.messages = conversation.messages
-                        $0.answer = written
-                        $0.figures = figures(of: model.engine)
-                    }
-                }
-            }
-            if reason == .context { update { $0.notice = "the context is full; start a new chat" } }
-        }
-    }
+    /// End the answer in progress; what is written stays.
+    public nonisolated func stop() { cancellation.cancel() }
+}
 
-    /// The open model, checked and opened first where it is not, with what was said so far.
-    private func opened() throws -> (model: LoadedModel, conversation: Conversation) {
-        if let open { return open }
-        guard let chosen else { throw EdgeError(.conversation, "no model was chosen; choose one") }
-        guard let artifact = chosen.artifact else {
-            throw EdgeError(.artifact, chosen.problem ?? "\(chosen.name) cannot be used")
-        }
-        update {
-            $0.phase = .loading
-            $0.notice = nil
-        }
-        try home.store.verify(artifact) { share in update { $0.progress = share } }
-        update { $0.progress = nil }
-        let model = try home.crashGuard.watch("opening \(chosen.name)") {
-            try loadModel(artifact, home.engines, options: settings.templateOptions)
-        }
-        let conversation = try Conversation(model.engine, model.voice, system: settings.system) { [live] in live.note($0) }
-        if !view.messages.isEmpty { try conversation.continueFrom(view.messages) }
-        open = (model, conversation)
-        update {
-            $0.phase = .ready
-            $0.engine = model.engine.name
-            $0.messages = conversation.messages
-        }
-        return (model, conversation)
-    }
+/// Runs an actor's work on a queue of its own.
+final class WorkerExecutor: SerialExecutor {
+    private let queue = DispatchQueue(label: "qwen-edge.chat", qos: .userInitiated)
 
-    private func figures(of engine: any Engine) -> Figures {
-        var figures = Figures()
-        figures.tokensPerSecond = live.tokensPerSecond
-        figures.promptTokensPerSecond = live.promptTokensPerSecond
-        figures.timeToFirstTokenMs = live.timeToFirstTokenMs
-        figures.position = engine.position
-        figures.contextLength = engine.contextLength
-        return figures
-    }
-
-    /// Whatever goes wrong becomes a notice, and the chat is as usable as it can be.
-    private func recovering(_ work: () throws -> Void) {
-        do {
-            try work()
-        } catch {
-            if (error as? EdgeError)?.kind == .memory { open = nil }
-            update { $0.notice = error.localizedDescription }
-        }
-        settle()
-    }
-
-    /// Leave loading and answering behind, whatever happened.
-    private func settle() {
-        update {
-            $0.phase = open != nil ? .ready : chosen?.artifact != nil ? .asleep : .noModel
-            $0.progress = nil
-            $0.answer = nil
-            $0.messages = open?.conversation.messages ?? $0.messages
-        }
-        guard let chosen else { return }
-        do {
-            try home.transcript.save(Transcript(model: chosen.name, messages: view.messages))
-        } catch {
-            update { $0.notice = "the chat could not be kept (\(error.localizedDescription)); make room" }
-        }
-    }
-
-    private func update(_ change: (inout ChatView) -> Void) {
-        change(&view)
-        show(view)
+    func enqueue(_ job: consuming ExecutorJob) {
+        let job = UnownedJob(job)
+        let executor = asUnownedSerialExecutor()
+        queue.async { job.runSynchronously(on: executor) }
     }
 }

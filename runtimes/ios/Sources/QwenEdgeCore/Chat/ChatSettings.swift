@@ -1,13 +1,14 @@
 /// How a chat answers.
 public struct ChatSettings: Equatable, Sendable {
     public var system: String?
-    public var sampling: Sampling
+    /// How tokens are drawn; nil: as the model's makers say.
+    public var sampling: Sampling?
     public var maxTokens: Int?
     /// Whether the model reasons before it answers; nil: as its template has it.
     public var thinking: Bool?
 
     public init(
-        system: String? = nil, sampling: Sampling = .greedy, maxTokens: Int? = nil, thinking: Bool? = nil
+        system: String? = nil, sampling: Sampling? = nil, maxTokens: Int? = nil, thinking: Bool? = nil
     ) {
         self.system = system
         self.sampling = sampling
@@ -20,7 +21,8 @@ public struct ChatSettings: Equatable, Sendable {
         thinking.map { ["enable_thinking": .bool($0)] } ?? [:]
     }
 
-    func forModel(_ manifest: Manifest) throws -> Settings {
-        try Settings(eosTokenIds: manifest.eosTokenIds, sampling: sampling, maxTokens: maxTokens)
+    func forModel(_ artifact: Artifact) throws -> Settings {
+        let sampling = try sampling ?? Sampling(of: artifact)
+        return try Settings(eosTokenIds: artifact.manifest.eosTokenIds, sampling: sampling, maxTokens: maxTokens)
     }
 }

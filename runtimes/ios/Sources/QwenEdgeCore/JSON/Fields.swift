@@ -100,6 +100,14 @@ struct Fields {
         return items
     }
 
+    /// One object of a list, of which not all fields are asked for.
+    mutating func item(_ name: String, _ index: Int) throws -> Fields {
+        guard let items = try value(name).array, items.indices.contains(index) else {
+            throw refused(name, "has no item \(index)")
+        }
+        return try Fields(items[index], path: "\(place(name)).\(index)", of: file, kind: kind)
+    }
+
     /// The whole object, where its names are not known before.
     mutating func entries(_ name: String) throws -> [JSONObject.Field] {
         let found = try value(name)
