@@ -14,7 +14,7 @@ from rich.table import Table
 
 from benchmarks import record
 from benchmarks.devices import DeviceOptions, known_devices, open_device
-from benchmarks.passes import quotable
+from benchmarks.passes import is_timed, quotable
 from benchmarks.protocol import COLD_LOADS, ENERGY_S, plan_cases
 from benchmarks.run_progress import showing
 from benchmarks.session import Run, measure
@@ -157,7 +157,11 @@ def _print(made: record.RunRecord, *, as_json: bool) -> None:
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else PIPE_WIDTH)
     console.print(table, markup=False)
     notes = [_energy(case.case_id, case.energy) for case in made.cases if case.energy is not None]
-    notes += [_predicted(case.case_id, case.predicted_energy) for case in made.cases if case.predicted_energy]
+    notes += [
+        _predicted(case.case_id, case.predicted_energy)
+        for case in made.cases
+        if case.predicted_energy is not None and is_timed(case)
+    ]
     notes += [f"{case.case_id}: {case.status}: {case.reason}" for case in made.cases if case.reason]
     for note in [*notes, *(f"not valid: {violation}" for violation in made.validity.violations)]:
         console.print(note, markup=False, highlight=False)
