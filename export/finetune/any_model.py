@@ -5,7 +5,7 @@ An export trains Qwen3.5 checkpoints (`pipeline.py`). This is the same student a
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -46,8 +46,14 @@ def start_of(
     subject: Subject, results: Mapping[str, BlockResult], formats: Mapping[str, Format], tables: Mapping[str, Codes]
 ) -> Start:
     """Matrices that begin at a method's codes; tables stay at theirs."""
+    one = torch.ones(1, 1)
     matrices = {
-        unit: begin(subject.weight(unit), codes.codes, codes.scales, formats[unit])
+        unit: begin(
+            subject.weight(unit) * result.rows.get(unit, one) * result.columns.get(unit, one),
+            codes.codes,
+            codes.scales,
+            formats[unit],
+        )
         for result in results.values()
         for unit, codes in result.codes.items()
     }
@@ -62,6 +68,5 @@ def results_of(student: QatStudent, before: Mapping[str, BlockResult]) -> dict[s
     """The blocks as trained."""
     codes = student.codes()
     return {
-        name: BlockResult(codes={unit: codes[unit] for unit in result.codes}, floats=result.floats)
-        for name, result in before.items()
+        name: replace(result, codes={unit: codes[unit] for unit in result.codes}) for name, result in before.items()
     }

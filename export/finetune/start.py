@@ -1,10 +1,8 @@
 """Where training starts: the codes of a calibrated method, so that it only has to win what the method left.
 
 A method may fold: make a channel larger where it is born and smaller where it is read, which changes norms and scales
-the rows and columns of matrices. The float weight behind the codes is then the checkpoint's with rows and columns
-scaled, by factors that are read off the codes themselves (least squares, rows and columns in turn). Where that weight
-lies in its code's cell is worth knowing: one near a border costs least to flip. So training starts there, a little
-inside the cell.
+the rows and columns of matrices; the store says by how much. Where the float weight lies in its code's cell is worth
+knowing: one near a border costs least to flip. So training starts there, a little inside the cell.
 """
 
 from collections.abc import Mapping
@@ -15,10 +13,8 @@ from torch import Tensor
 
 from export.finetune.fake_quantize import FakeQuantized, largest_code
 from export.finetune.subject import Subject
-from export.operators import dequantize
 from export.quantized import QuantizedCheckpoint
 from export.schemes import Format
-from export.unfold import unfolded
 from export.weights import plain_tensors, units
 
 CELL = 0.4  # half a cell is 0.5
@@ -36,7 +32,7 @@ class Start:
 def start_from(subject: Subject, store: QuantizedCheckpoint) -> Start:
     """Matrices that begin at the store's codes."""
     matrices = {
-        unit: begin(subject.weight(unit).cpu(), store.codes(unit), store.scales(unit), form).to(subject.device)
+        unit: begin(_folded(subject, store, unit), store.codes(unit), store.scales(unit), form).to(subject.device)
         for unit, form in store.layout.items()
         if not form.is_float
     }
@@ -51,10 +47,18 @@ def start_from(subject: Subject, store: QuantizedCheckpoint) -> Start:
 
 
 def begin(weight: Tensor, codes: Tensor, scales: Tensor, form: Format) -> FakeQuantized:
-    """A trainable matrix whose first codes are these, but for -8, which is not on the grid of `rtn` and becomes -7."""
+    """A trainable matrix whose first codes are these, but for -8, which is not on the grid of `rtn` and becomes -7.
+
+    `weight` is the float matrix as it was rounded, folds included.
+    """
     groups = codes.float().view(codes.shape[0], scales.shape[1], -1)  # (rows, groups, columns)
-    natural = unfolded(weight, dequantize(codes, scales)).view_as(groups) / scales.unsqueeze(-1)
+    natural = weight.view_as(groups) / scales.unsqueeze(-1)
     inside = natural.maximum(groups - CELL).minimum(groups + CELL)
     top = groups.abs() >= largest_code(form)  # a bound that is reached keeps the scale
     values = torch.where(top, groups, inside) * scales.unsqueeze(-1)
     return FakeQuantized(values.view_as(weight), form, bound=largest_code(form) * scales)
+
+
+def _folded(subject: Subject, store: QuantizedCheckpoint, unit: str) -> Tensor:
+    rows, columns = store.factors(unit)
+    return subject.weight(unit).cpu() * rows * columns

@@ -3,10 +3,8 @@
 import torch
 
 from export.finetune.start import CELL, begin
-from export.operators import dequantize
 from export.quantize import Codes, rtn
 from export.schemes import Format
-from export.unfold import unfolded
 
 FORM = Format(bits=4, group_size=32)
 
@@ -17,23 +15,6 @@ def weights(rows: int = 64, columns: int = 96) -> torch.Tensor:
 
 def rounded(weight: torch.Tensor) -> Codes:
     return rtn.quantize_table(weight, FORM, None)
-
-
-def test_folds_are_read_off_the_codes() -> None:
-    generator = torch.Generator().manual_seed(12)
-    rows, columns = torch.rand(64, 1, generator=generator) + 0.5, torch.rand(1, 96, generator=generator) * 20 + 0.1
-    folded = weights() * rows * columns
-    assert torch.allclose(unfolded(weights(), folded), folded, rtol=1e-3)
-    found = rounded(folded)
-    values = dequantize(found.codes, found.scales)
-    steps = found.scales.repeat_interleave(32, dim=1)
-    assert float(((unfolded(weights(), values) - folded) / steps).abs().mean()) < 0.1
-    assert float(((weights() - folded) / steps).abs().mean()) > 1.0, "the folds were small, so this shows nothing"
-
-
-def test_a_zero_matrix_unfolds_to_itself() -> None:
-    zero = torch.zeros(4, 32)
-    assert torch.equal(unfolded(zero, zero), zero)
 
 
 def test_the_first_codes_are_the_methods_own_where_the_grid_of_rtn_has_them() -> None:
