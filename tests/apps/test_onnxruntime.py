@@ -28,6 +28,8 @@ from tools.golden.files import FOLDER
 
 pytestmark = pytest.mark.slow
 
+REAL_ENGINE = Path(__file__).with_name("RealEngineTest.kt")
+
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
@@ -64,7 +66,7 @@ def test_the_engine_says_on_the_real_runtime_what_python_says(
     kotlin.compile(main_sources("engine-onnxruntime"), classes, [library, binding / "classes"])
     helpers = [file for file in test_sources(*JVM_MODULES) if not file.stem.endswith("Test")]
     path = [library, classes, binding / "classes", *kotlin.test_libraries]
-    kotlin.compile([*helpers, *test_sources("engine-onnxruntime")], tests, path)
+    kotlin.compile([*helpers, REAL_ENGINE], tests, path)
     answers, seen = tmp_path / "answers.json", tmp_path / "seen.json"
     said = kotlin.run_tests(
         tests,

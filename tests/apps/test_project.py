@@ -1,6 +1,7 @@
 """The Android project is whole: paths exist, versions agree, and the app asks for nothing that it should not have."""
 
 import re
+import shlex
 import subprocess
 import tomllib
 from pathlib import Path
@@ -8,7 +9,11 @@ from xml.etree import ElementTree
 
 import pytest
 
+from export import apps
+from export.apps.android import SCRIPT
 from export.backends import executorch, onnx, onnx_portable
+from export.cli import build_parser
+from export.targets.android import BACKENDS
 from runtimes.artifact import SCHEMA_VERSION
 from runtimes.runner import release_of
 from tests.apps.kotlin import JVM_TARGET, KOTLIN
@@ -16,6 +21,7 @@ from tests.apps.resources import resource_names
 from tests.apps.sources import ANDROID_DEMO, ANDROID_LIBRARY, ENGINES, JVM_MODULES, ROOT, kotlin_files
 
 APP = ANDROID_DEMO / "app"
+IDENTIFIER = "org.qwenedge.demo"
 MANIFEST = APP / "src" / "main" / "AndroidManifest.xml"
 ANDROID = "{http://schemas.android.com/apk/res/android}"
 TOOLS = "{http://schemas.android.com/tools}"
@@ -130,3 +136,36 @@ def test_a_newcomer_needs_at_most_five_steps() -> None:
     text = (ANDROID_DEMO / "README.md").read_text(encoding="utf-8")
     chat = text.partition("## From clone to chat")[2].partition("\n## ")[0]
     assert 1 <= len(re.findall(r"^\d+\. ", chat, re.MULTILINE)) <= 5
+
+
+def commands() -> list[list[str]]:
+    """The commands of the app's README, word by word."""
+    text = (ANDROID_DEMO / "README.md").read_text(encoding="utf-8")
+    lines = [line.strip() for line in text.splitlines() if re.match(r"^ {4,7}\S", line)]
+    return [shlex.split(line) for line in lines]
+
+
+def test_every_command_of_the_readme_is_one_that_exists() -> None:
+    programs = {words[0] for words in commands()}
+    assert programs == {"make", ".venv/bin/python", "gradle", "android_demo/gradlew", "sh", "adb"}
+    for words in commands():
+        match words:
+            case ["make", target]:
+                assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+            case [".venv/bin/python", "-m", "export", *options]:
+                arguments = build_parser().parse_args(options)
+                assert apps.open_app(arguments.target, ROOT / arguments.into).identifier == IDENTIFIER
+            case ["gradle", "--project-dir", folder, "wrapper"]:
+                assert (ROOT / folder / "settings.gradle.kts").is_file()
+            case ["android_demo/gradlew", "--project-dir", folder, task]:
+                assert (ROOT / folder / "app").is_dir()
+                assert task == ":app:installDebug"
+            case ["sh", script, artifact]:
+                assert script == f"android_demo/{SCRIPT}"
+                assert artifact in BACKENDS
+            case ["adb", "shell", "am", "start", "-W", "-n", component, *_]:
+                assert component == f"{IDENTIFIER}/.BenchmarkActivity"
+            case ["adb", "push" | "pull", *places]:
+                assert any(f"/Android/data/{IDENTIFIER}/files/" in place for place in places)
+            case _:
+                raise AssertionError(words)

@@ -6,14 +6,11 @@ plugins {
 kotlin {
     jvmToolchain(17)
     compilerOptions { allWarningsAsErrors = true }
+    // the golden vectors are read by the tests of both modules
+    sourceSets.named("test") { kotlin.srcDir("../core/src/test/kotlin") }
 }
 
 dependencies {
     api(project(":core"))
     testImplementation(libs.kotlin.test.junit)
-}
-
-sourceSets {
-    // the golden vectors are read by the tests of both modules
-    test { kotlin.srcDir("../core/src/test/kotlin") }
 }

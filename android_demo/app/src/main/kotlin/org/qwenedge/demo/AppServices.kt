@@ -28,6 +28,9 @@ class AppServices(context: Context) {
 
     /** The one thread that touches models. */
     val worker: ExecutorService = Executors.newSingleThreadExecutor { Thread(it, "model") }
+
+    /** For files: a list of models or an import waits for no answer. */
+    val files: ExecutorService = Executors.newSingleThreadExecutor { Thread(it, "files") }
     val health = DeviceHealth(context)
     val counters = DeviceCounters(context)
     val store = BundleStore(

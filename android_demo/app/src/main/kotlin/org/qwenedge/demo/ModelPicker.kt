@@ -11,8 +11,7 @@ import org.qwenedge.core.artifact.Progress
 /** The models on this device, and the way to more of them. */
 class ModelPicker(private val activity: Activity, private val services: AppServices, private val tell: (String?) -> Unit) {
     fun open() {
-        services.worker.execute {
-            services.store.cleanUp()
+        services.files.execute {
             val found = services.store.list()
             activity.runOnUiThread { if (!activity.isDestroyed) show(found) }
         }
@@ -20,7 +19,8 @@ class ModelPicker(private val activity: Activity, private val services: AppServi
 
     /** Copy the artifact in a folder that the user chose; checked on the way, so nothing half or wrong is ever there. */
     fun import(folder: Uri) {
-        services.worker.execute {
+        services.files.execute {
+            services.store.cleanUp()
             val message = try {
                 val done = services.store.import(FolderSource(activity.contentResolver, folder), Progress(::showShare))
                 activity.getString(R.string.imported, done.name)

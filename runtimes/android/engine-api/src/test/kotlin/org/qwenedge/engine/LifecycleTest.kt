@@ -43,8 +43,9 @@ class LifecycleTest {
         var seen: ChatView? = null
         phone.onChange = { if (it.answer == "Once upon") seen = phone.session.view }
         phone.session.say("Hello")
-        assertEquals(listOf("user"), seen!!.messages.map { it.role })
-        assertEquals(Phase.ANSWERING, seen!!.phase)
+        val shown = checkNotNull(seen)
+        assertEquals(listOf("user"), shown.messages.map { it.role })
+        assertEquals(Phase.ANSWERING, shown.phase)
     }
 
     @Test

@@ -36,10 +36,7 @@ class DeviceHealth(private val context: Context) {
         return EXITS[last.reason]
     }
 
-    private fun thermalStatus(): String {
-        if (Build.VERSION.SDK_INT < Build.VERSION_CODES.Q) return "unknown"
-        return THERMAL.getOrElse(power.currentThermalStatus) { "unknown" }
-    }
+    private fun thermalStatus(): String = THERMAL.getOrElse(power.currentThermalStatus) { "unknown" }
 
     private fun batteryTemperatureC(): Double? {
         val intent = context.registerReceiver(null, IntentFilter(Intent.ACTION_BATTERY_CHANGED)) ?: return null

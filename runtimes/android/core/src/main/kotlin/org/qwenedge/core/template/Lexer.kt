@@ -153,7 +153,7 @@ internal class Lexer(source: String) {
     private fun fail(problem: String): Nothing = throw TemplateError("line ${line()}: $problem")
 
     private companion object {
-        val TAG_BEGIN = Regex("\\{[{%#][-+]?")
+        val TAG_BEGIN = Regex("\\{[\\{%#][-+]?")
         val COMMENT_END = Regex("[-+]?#\\}")
         val RAW_BEGIN = Regex("\\s*raw\\s*[-+]?%\\}")
         val RAW_END = Regex("\\{%[-+]?\\s*endraw\\s*[-+]?%\\}")
@@ -163,7 +163,7 @@ internal class Lexer(source: String) {
             Kind.FLOAT to Regex("[0-9]+(\\.[0-9]+([eE][-+]?[0-9]+)?|[eE][-+]?[0-9]+)"),
             Kind.INTEGER to Regex("[0-9]+"),
             Kind.NAME to Regex("[A-Za-z_][A-Za-z0-9_]*"),
-            Kind.OPERATOR to Regex("//|==|!=|<=|>=|[-+*/%~<>=()\\[\\]{}.,:|]"),
+            Kind.OPERATOR to Regex("//|==|!=|<=|>=|[-+*/%~<>=()\\[\\]\\{\\}.,:|]"),
         )
     }
 }
