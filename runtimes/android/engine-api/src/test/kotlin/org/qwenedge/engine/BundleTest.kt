@@ -132,7 +132,7 @@ class BundleTest {
 
     @Test
     fun `a tokenizer of another model is refused`() {
-        phone.session.choose(phone.push { change("vocab_size", 2030L) })
+        phone.session.choose(phone.push { change("vocab_size", 2020L) })
         assertContains(phone.view.notice!!, "belongs to another model")
     }
 

@@ -98,6 +98,18 @@ class ScriptedEngine(
 ) : FakeEngine(contextLength, vocabSize, prefillChunk) {
     private var written = 0
 
+    override fun reset() {
+        super.reset()
+        written = 0
+    }
+
+    override fun snapshot(): Snapshot = At(position, id = written)
+
+    override fun restore(snapshot: Snapshot) {
+        super.restore(snapshot)
+        written = (snapshot as At).id
+    }
+
     override fun answer(tokens: IntArray): FloatArray {
         before(this, tokens)
         written = if (tokens.size == 1) written + 1 else 0

@@ -216,8 +216,8 @@ class LifecycleTest {
 
     @Test
     fun `a full context ends the answer with a notice, and a new chat begins empty`() {
-        contextLength = 24
-        phone.session.choose(phone.push { change("context_length", 24L); })
+        contextLength = 18
+        phone.session.choose(phone.push { change("prefill_chunk", 16L).change("context_length", 18L) })
         phone.session.say("Hi")
         assertContains(phone.view.notice!!, "the context is full")
         assertTrue(phone.answers.single().isNotEmpty())
