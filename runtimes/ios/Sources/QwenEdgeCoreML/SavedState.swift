@@ -9,12 +9,11 @@
         private let bytes: Data
 
         init(_ array: MLMultiArray, _ state: FunctionLayout.State?, filled: Int) {
-            places = Self.places(array, state, filled: filled)
-            var bytes = Data(capacity: places.reduce(0) { $0 + $1.count })
-            array.withUnsafeBytes { memory in
-                for place in places { bytes.append(contentsOf: memory[place]) }
+            let places = Self.places(array, state, filled: filled)
+            self.places = places
+            bytes = array.withUnsafeBytes { memory in
+                places.reduce(into: Data()) { $0.append(contentsOf: memory[$1]) }
             }
-            self.bytes = bytes
         }
 
         func write(to array: MLMultiArray) {
