@@ -307,7 +307,8 @@ def check_report(report: dict[str, Any], manifest: Path, build: Build) -> None:
             "checks "
             f"({'; '.join(failed)[:800]}); nothing was sealed, see it again with `python -m runtimes verify {manifest}`"
         )
-    skipped = [check for check in checks if check["outcome"] == "skipped" and check["name"] not in MAY_BE_SKIPPED]
+    optional = (*MAY_BE_SKIPPED, *getattr(build.module, "MAY_BE_SKIPPED", ()))
+    skipped = [check for check in checks if check["outcome"] == "skipped" and check["name"] not in optional]
     if skipped or not checks:
         reasons = "; ".join(f"{check['name']}: {check['reason']}" for check in skipped) or "no check at all"
         raise ParityError(

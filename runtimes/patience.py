@@ -17,9 +17,12 @@ class TooSlowError(Exception):
 
 
 class PatientRunner:
-    """A runner whose calls, as long as the longest so far, must fit what is left of `seconds` since `start`."""
+    """A runner whose calls, as long as the longest so far, must fit what is left of `seconds` since `start`.
 
-    def __init__(self, runner: Runner, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+    The clock is this process's CPU time, so that a busy machine changes nothing.
+    """
+
+    def __init__(self, runner: Runner, seconds: float, clock: Callable[[], float] = time.process_time) -> None:
         self._runner, self._seconds, self._clock = runner, seconds, clock
         self._per_call = 0.0
         self.start()
@@ -55,7 +58,8 @@ class PatientRunner:
         needed = begun - self._started + calls * self._per_call
         if self._per_call > 0 and needed > self._seconds:  # nothing is known before the first call
             raise TooSlowError(
-                f"would take more than {self._seconds:.0f} s here, at {self._per_call:.1f} s a call of the model"
+                f"would take more than {self._seconds:.0f} s of CPU time here, "
+                f"at {self._per_call:.1f} s a call of the model"
             )
         logits = self._runner.forward(tokens)
         self._per_call = max(self._per_call, (self._clock() - begun) / calls)

@@ -37,7 +37,8 @@ FLOAT32_TOLERANCE = 1e-5
 FLOAT16_TOLERANCE = 5e-3
 # random layers of 32-wide heads: a first token's query and key may be near orthogonal, and the norm behind their
 # product then magnifies what float16 rounded (docs/log.md); the trained model has nothing of the kind
-RANDOM_TOLERANCE = 1.5e-2
+RANDOM_TOLERANCE = 5e-2
+RANDOM_FLOAT32_TOLERANCE = 2e-5
 KLD_TOLERANCE = 1e-3
 TOKENS = 102
 STEPS = 32
@@ -151,7 +152,7 @@ OTHER_SHAPES = [
 
 @pytest.mark.parametrize("shape", ["like_9b", *OTHER_SHAPES])
 @pytest.mark.parametrize(
-    ("backend", "tolerance"), [("coreai", RANDOM_TOLERANCE), ("coreai-float32", FLOAT32_TOLERANCE)]
+    ("backend", "tolerance"), [("coreai", RANDOM_TOLERANCE), ("coreai-float32", RANDOM_FLOAT32_TOLERANCE)]
 )
 def test_float_asset_equals_eager_in_every_shape(backend: str, tolerance: float, shape: str, make: Make) -> None:
     check_plans(make(shape, "float", backend), tolerance)

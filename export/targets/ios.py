@@ -2,5 +2,5 @@
 
 SUMMARY = "iPhones and iPads, iOS 18 and later: Core ML, and ExecuTorch on the CPU"
 BACKENDS = ("coreml", "executorch")
-OPTIONAL_BACKENDS = ("coreml-float32", "executorch-coreml")
+OPTIONAL_BACKENDS = ("coreml-float32", "executorch-coreml", "coreai", "coreai-float32")
 THREADS = 2  # the performance cores

@@ -156,7 +156,7 @@ def test_a_check_compares_what_there_is_time_for_and_says_so(directory: Path, mo
     checks = {check.name: check for check in verify(directory, hashes=False, threads=1).checks}
     assert checks["one_shot"].outcome == "passed"
     assert checks["one_shot"].figures["positions"] == 1
-    assert "would take more than 0 s here" in checks["one_shot"].figures["stopped"]
+    assert "would take more than 0 s of CPU time here" in checks["one_shot"].figures["stopped"]
     assert checks["longest_context"].outcome == "skipped"
     assert "s a call of the model" in str(checks["longest_context"].reason)
 
