@@ -1,4 +1,4 @@
-import Darwin
+@preconcurrency import Darwin  // `mach_task_self_` is a variable to Swift, though nobody changes it
 import os
 
 /// Memory as iOS counts it before it kills.
