@@ -116,7 +116,9 @@ def main() -> None:
             for name, run in subjects.items():
                 start = time.perf_counter()
                 run()
-                best[name] = min(best[name], time.perf_counter() - start)
+                seconds = time.perf_counter() - start
+                print(f"{name}: {1e3 * seconds:.0f} ms", flush=True)
+                best[name] = min(best[name], seconds)
     for name, seconds in best.items():
         ratio = best["transformers eager"] / seconds
         print(f"{name}: {1e3 * seconds:.0f} ms, {ratio:.2f} times as fast as transformers eager")
