@@ -20,12 +20,12 @@ from tests.apps.sources import ANDROID_SOURCES, kotlin_files
 
 CUT = Path(__file__).with_name("api-34.txt")
 HEADER = re.compile(
-    r"^(?P<modifiers>(?:(?:public|protected|static|final|abstract|sealed) )*(?:deprecated )?"
-    r"(?:(?:public|protected|static|final|abstract|sealed) )*)(?P<kind>class|interface|enum|@interface) "
-    r"(?P<name>[\w.]+)(?P<rest>.*)$"
+    r"^(?P<deprecated>@Deprecated )?(?P<modifiers>(?:(?:public|protected|static|final|abstract|sealed) )*)"
+    r"(?P<kind>class|interface|enum|@interface) (?P<name>[\w.]+)(?P<rest>.*)$"
 )
 ANNOTATION = re.compile(r"@(?!interface\b)(?P<name>[\w.]+)(?:\([^()]*(?:\([^()]*\)[^()]*)*\))?\s*")
 NULLNESS = {"NonNull", "Nullable"}
+KEPT = NULLNESS | {"Deprecated"}
 TYPE = re.compile(r"android(?:\.[a-z]\w*)+(?:\.[A-Z]\w*)+")
 # overrides of abstract methods that Android's file leaves out
 LEFT_OUT = {"android.widget.AbsListView": "method protected void onLayout(boolean, int, int, int, int);"}
@@ -138,8 +138,8 @@ def _name(member: str) -> str:
 
 
 def _without_annotations(line: str) -> str:
-    """The line with no annotation but those about null."""
-    return ANNOTATION.sub(lambda found: f"@{found['name']} " if found["name"] in NULLNESS else "", line)
+    """The line with no annotation but those that a compiler heeds."""
+    return ANNOTATION.sub(lambda found: f"@{found['name']} " if found["name"] in KEPT else "", line)
 
 
 def _annotation(name: str) -> str:
@@ -154,12 +154,12 @@ def _class(one: ApiClass, classes: dict[str, ApiClass]) -> Iterator[str]:
     found = HEADER.match(one.head)
     assert found
     kind, simple = found["kind"], one.name.rpartition(".")[2]
-    modifiers = found["modifiers"].replace("deprecated ", "").split()
+    modifiers = found["modifiers"].split()
     if "." not in one.name:
         modifiers = [word for word in modifiers if word != "static"]
     if kind != "class":
         modifiers = [word for word in modifiers if word not in ("abstract", "final")]
-    if "deprecated " in found["modifiers"]:
+    if found["deprecated"]:
         yield "@Deprecated"
     yield f"{' '.join(modifiers)} {kind} {simple}{_inheritance(found['rest'], kind)} {{"
     if kind == "enum":
@@ -188,9 +188,6 @@ def _member(member: str, kind: str, simple: str) -> Iterator[str]:
     if what == "enum_constant":
         return
     rest = rest.split("; //")[0]
-    if "deprecated " in rest:
-        rest = rest.replace("deprecated ", "", 1)
-        yield "  @Deprecated"
     if what == "field":
         yield f"  {_field(rest)};"
     else:

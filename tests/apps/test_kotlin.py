@@ -17,7 +17,6 @@ pytestmark = pytest.mark.slow
 
 WRONG_NAMES = {
     "android": "fun wrong(power: android.os.PowerManager) = power.thermalHeadroomOfToday",
-    "android deprecated": "fun wrong(activity: android.app.Activity) = activity.onBackPressed()",
     "onnxruntime": "fun wrong(session: ai.onnxruntime.OrtSession) = session.runWithBinding()",
     "executorch": "fun wrong(module: org.pytorch.executorch.Module) = module.forwardTokens(longArrayOf(1))",
     "our own library": "fun wrong(engine: org.qwenedge.engine.Engine) = engine.prefillAll()",
@@ -76,3 +75,10 @@ def test_every_wrong_name_is_caught(
         kotlin.compile(sorted(tmp_path.glob("*.kt")), tmp_path / "out", [library, android, engine_stubs])
     unnoticed = [name for number, name in enumerate(WRONG_NAMES) if f"Wrong{number}.kt:2" not in str(caught.value)]
     assert not unnoticed
+
+
+def test_a_deprecated_call_is_caught(kotlin: Kotlin, android: Path, tmp_path: Path) -> None:
+    place = tmp_path / "Old.kt"
+    place.write_text("fun old(context: android.content.Context) = context.getWallpaper()\n")
+    with pytest.raises(KotlinError, match="deprecated"):
+        kotlin.compile([place], tmp_path / "out", [android])
