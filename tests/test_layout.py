@@ -15,6 +15,7 @@ SEES = {"export": {"runtimes"}, "benchmarks": {"runtimes"}, "runtimes": set[str]
 HEAVY = {"torch", "transformers", "torchao", "executorch", "coremltools", "optimum", "pytorch_tokenizers"}
 MAY_BE_HEAVY = (
     "runtimes/executorch.py",
+    "runtimes/executorch_coreml.py",
     "runtimes/stock/executorch.py",
     "runtimes/mil/",
     "runtimes/coreml_engines/native.py",
