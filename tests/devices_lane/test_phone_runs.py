@@ -4,6 +4,7 @@ Each fault must give its row, with the status and reason that name it, in bounde
 """
 
 import os
+import re
 import signal
 import threading
 import time
@@ -119,8 +120,13 @@ def test_plugging_in_during_a_run_takes_the_energy_away(phone: Phone, run: Rows)
 
 
 def test_on_battery_the_same_run_has_an_energy(phone: Phone, run: Rows) -> None:
-    with meanwhile(phone, lambda: phone.set_power(battery_current=-900_000), after_s=5.2):
-        row = only(run([long_case(idle_ms=5000, seconds=8)], timeout_s=150))
+    for _ in range(3):
+        phone.rest()
+        with meanwhile(phone, lambda: phone.set_power(battery_current=-900_000), after_s=5.2):
+            row = only(run([long_case(idle_ms=5000, seconds=8)], timeout_s=150))
+        # on a busy machine the emulated phone may stand still for seconds, in which nobody looks: that is refused
+        if not re.search("is not known|no sample for|samples in a window", str(row.energy_reason)):
+            break
     assert row.status == "ok", row.reason
     assert row.energy is not None, row.energy_reason
     assert row.energy.plugged is False
