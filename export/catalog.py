@@ -27,13 +27,16 @@ def load(kind: str, name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "export":
             raise
+        package = error.name.partition(".")[0]
+        others = ", or name others with --backend" if kind == "backends" else ""
         raise MissingPackageError(
-            f"{SINGULAR[kind]} {name!r} needs the package {error.name.partition('.')[0]!r}, which is not installed; "
-            "run "
-            "`make venv`, or `pip install 'qwen-edge[export]'`"
+            f"{SINGULAR[kind]} {name!r} needs the package {package!r}, which is not installed; run `make venv`, "
+            f"or `pip install 'qwen-edge[{EXTRAS.get(package, 'export')}]'`{others}"
         ) from error
 
 
+# what brings a package that the extra `export` does not
+EXTRAS = {"coreai": "coreai", "coremltools": "coreml", "peft": "finetune"}
 SINGULAR = {
     "schemes": "scheme",
     "backends": "backend",
