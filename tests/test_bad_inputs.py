@@ -190,7 +190,7 @@ TABLE: dict[str, BadInput] = {
     ),
     "unknown backend": BadInput(
         act=lambda at: run(at, backends=("tflite",)),
-        error=UnknownNameError, what="unknown", where="backend", found="'tflite'", next="executorch, onnx",
+        error=UnknownNameError, what="unknown", where="backend", found="'tflite'", next="onnx, onnx-portable",
     ),
     "unknown model": BadInput(
         act=lambda at: run(at, model="qwen2-7b", checkpoint=None),
@@ -260,9 +260,9 @@ TABLE: dict[str, BadInput] = {
         act=lambda at: run(at, backends=("onnx", "onnx")),
         error=SpecError, what="one backend twice", where="--backend", found="onnx, onnx", next="name each once",
     ),
-    "a modality that is not built": BadInput(
-        act=lambda at: run(at, modality="image"),
-        error=SpecError, what="not built", where="--modality", found="'image'", next="use text",
+    "a modality that is unknown": BadInput(
+        act=lambda at: run(at, modality="sound"),
+        error=SpecError, what="unknown", where="--modality", found="'sound'", next="known: ",
     ),
     "a checkpoint named by an unset variable": BadInput(
         act=lambda at: run(at, checkpoint=""),

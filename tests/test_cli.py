@@ -78,7 +78,7 @@ def test_wrong_usage_is_status_two(arguments: list[str], capsys: pytest.CaptureF
         (["--target", "windows"], "unknown target 'windows'; known: android"),
         (["--scheme", "int3"], f"unknown scheme 'int3'; known: {', '.join(catalog.names('schemes'))}"),
         (["--method", "magic"], f"unknown method 'magic'; known: {', '.join(catalog.names('quantize'))}"),
-        (["--backend", "tflite"], "unknown backend 'tflite'; known: coreml, executorch, onnx, onnx-portable"),
+        (["--backend", "tflite"], f"unknown backend 'tflite'; known: {', '.join(catalog.names('backends'))}"),
         (["--model", "gpt-2"], "unknown model 'gpt-2'; known: qwen3.5-0.8b"),
         (["--source", "ftp"], "unknown source 'ftp'; known: huggingface, modelscope"),
         (["--budget", ""], "--budget '' is not a size"),

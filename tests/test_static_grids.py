@@ -12,6 +12,7 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from benchmarks.side_by_side.tiny_quality import TINY
+from export import operators as edge
 from export import user_cache
 from export.decoder import Activations, input_grid_name
 from export.errors import QuantizationError, SpecError, UnsupportedSchemeError
@@ -101,7 +102,7 @@ def test_the_file_holds_the_quantizers_codes_transposed(store: QuantizedCheckpoi
 def test_the_emulated_rounding_is_onnxruntimes_to_the_last_bit() -> None:
     x = torch.cat([torch.linspace(-30, 30, 4001), torch.arange(-40, 40) * 0.125])  # halves of the step among them
     grid = torch.tensor([0.25, 17.0])
-    assert torch.ops.edge.round_to_grid(x, grid).equal(torch.from_numpy(_in_runtime(x, grid)))
+    assert edge.round_to_grid(x, grid).equal(torch.from_numpy(_in_runtime(x, grid)))
 
 
 def _in_runtime(x: Tensor, grid: Tensor) -> np.ndarray:
@@ -125,12 +126,12 @@ def test_a_grid_holds_zero_and_both_ends(low: float, high: float) -> None:
     grid = covering(low, high)
     x = torch.tensor([low, 0.0, high])
     assert -128 <= float(grid[1]) <= 127
-    assert torch.ops.edge.round_to_grid(x, grid)[1] == 0
-    assert torch.ops.edge.round_to_grid(x, grid).sub(x).abs().max() <= float(grid[0]) * 0.5001
+    assert edge.round_to_grid(x, grid)[1] == 0
+    assert edge.round_to_grid(x, grid).sub(x).abs().max() <= float(grid[0]) * 0.5001
 
 
 def test_what_exceeds_the_range_is_clipped() -> None:
-    assert torch.ops.edge.round_to_grid(torch.tensor([100.0, -100.0]), torch.tensor([0.5, 0.0])).tolist() == [63.5, -64]
+    assert edge.round_to_grid(torch.tensor([100.0, -100.0]), torch.tensor([0.5, 0.0])).tolist() == [63.5, -64]
 
 
 def test_grids_are_the_same_whatever_the_other_matrices_get(bare: QuantizedCheckpoint) -> None:

@@ -45,8 +45,8 @@ PACKING = Packing(
     scale_bytes={4: FLOAT_BYTES, 8: FLOAT_BYTES},
     row_block=None,
     float_bytes=FLOAT_BYTES,
-    layer_bytes=200_000,
-    base_bytes=300_000,
+    layer_bytes=170_000,
+    base_bytes=260_000,
     padding_bytes=128,
 )
 
