@@ -23,7 +23,8 @@ LARGEST_KEY = 1000.0  # beyond, they are cut off rather than made infinite
 
 def element_of(x: Any) -> np.dtype[Any]:
     """numpy's name of a value's type."""
-    return np.dtype(types.nptype_from_builtin(x.dtype))
+    found: np.dtype[Any] = np.dtype(types.nptype_from_builtin(x.dtype))
+    return found
 
 
 def number(value: float, like: Any) -> Any:

@@ -51,7 +51,7 @@ def flatten(directory: Path, interface: Interface) -> bytes:
         "identifier": f"executorch_{digest[:32]}",  # names the compiled model in the device's cache
     }
     (directory / METADATA).write_text(json.dumps(metadata), encoding="utf-8")
-    found = executorchcoreml.flatten_directory_contents(str(directory.resolve()))
+    found: bytes = executorchcoreml.flatten_directory_contents(str(directory.resolve()))
     if not found:
         raise LoweringError(f"executorch-coreml: {directory} could not be flattened by ExecuTorch")
     return found

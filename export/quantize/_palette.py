@@ -59,7 +59,8 @@ class _Sums:
     def error(self, table: Tensor) -> Tensor:
         """The weighted squared error of each table."""
         mass, moment, square = self._clusters(table)
-        return (square - 2 * table * moment + table**2 * mass).sum(-1)
+        loss: Tensor = (square - 2 * table * moment + table**2 * mass).sum(-1)
+        return loss
 
     def _clusters(self, table: Tensor) -> Tensor:
         """What lies nearest to each entry: its weight, moment and square (3, tables, 16)."""
