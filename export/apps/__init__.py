@@ -14,6 +14,7 @@ from typing import cast
 from export.bundle import Bundle
 from export.errors import AppError
 from export.plan import Plan
+from export.user_cache import write_atomically
 from runtimes.runner import release_of
 
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
@@ -57,6 +58,30 @@ def install(app: App, target: str, bundle: Bundle) -> list[str]:
 def runs(app: App, runtime: str, oldest: str) -> bool:
     """Whether the app has this runtime in a version that is new enough."""
     return _problem(app, runtime, oldest) is None
+
+
+def link_with_script(app: App, bundle: Bundle, *, links: str, script: str, text: str, **words: str) -> Path:
+    """Link the bundle below the app's folder `links`, and write `script` there, which pushes what the app can run.
+
+    `text` is a format string of name, script, choices, artifacts, identifier, links and `words`. Returns the script.
+    """
+    name = bundle.path.resolve().name
+    link_bundle(app.directory / links / name, bundle.path.resolve())
+    manifests = {folder: artifact.manifest.runtime for folder, artifact in bundle.artifacts.items()}
+    artifacts = [folder for folder, runtime in manifests.items() if runs(app, runtime.name, runtime.oldest_version)]
+    content = text.format(
+        name=name,
+        script=script,
+        choices=" | ".join(artifacts),
+        artifacts=" ".join(artifacts),
+        identifier=app.identifier,
+        links=links,
+        **words,
+    )
+    place = app.directory / script
+    write_atomically(place, content.encode())
+    place.chmod(0o755)
+    return place
 
 
 def link_bundle(link: Path, target: Path) -> None:

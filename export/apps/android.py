@@ -9,10 +9,9 @@ import shlex
 import tomllib
 from pathlib import Path
 
-from export.apps import App, link_bundle, runs
+from export.apps import App, link_with_script
 from export.bundle import Bundle
 from export.errors import AppError
-from export.user_cache import write_atomically
 
 CATALOG = Path("gradle/libs.versions.toml")
 BUILD_SCRIPT = Path("app/build.gradle.kts")
@@ -57,22 +56,8 @@ def read_app(directory: Path) -> App:
 
 def install(app: App, bundle: Bundle) -> list[str]:
     """Link the bundle into the app's folder and write the script that pushes what the app can run."""
-    name = bundle.path.resolve().name
-    link_bundle(app.directory / LINKS / name, bundle.path.resolve())
-    manifests = {folder: artifact.manifest.runtime for folder, artifact in bundle.artifacts.items()}
-    artifacts = [folder for folder, runtime in manifests.items() if runs(app, runtime.name, runtime.oldest_version)]
-    script = PUSH.format(
-        name=name,
-        script=SCRIPT,
-        choices=" | ".join(artifacts),
-        artifacts=" ".join(artifacts),
-        identifier=app.identifier,
-        links=LINKS,
-    )
-    place = app.directory / SCRIPT
-    write_atomically(place, script.encode())
-    place.chmod(0o755)
+    place = link_with_script(app, bundle, links=LINKS, script=SCRIPT, text=PUSH)
     return [
-        f"{app.directory / LINKS / name}: linked",
+        f"{app.directory / LINKS / bundle.path.resolve().name}: linked",
         f"install the app, connect the phone, then: sh {shlex.quote(str(place))}",
     ]

@@ -7,11 +7,10 @@ import re
 import shlex
 from pathlib import Path
 
-from export.apps import App, link_bundle, runs
+from export.apps import App, link_with_script
 from export.bundle import Bundle
 from export.errors import AppError
 from export.oracle import ORACLE_FILE
-from export.user_cache import write_atomically
 
 PROJECT = Path("project.yml")
 IDENTIFIER = re.compile(r"^ *PRODUCT_BUNDLE_IDENTIFIER: ([A-Za-z0-9.-]+)$", re.MULTILINE)
@@ -53,24 +52,9 @@ def read_app(directory: Path) -> App:
 
 def install(app: App, bundle: Bundle) -> list[str]:
     """Link the bundle into the app's folder and write the script that copies what the app can run."""
-    name = bundle.path.resolve().name
-    link_bundle(app.directory / LINKS / name, bundle.path.resolve())
-    manifests = {folder: artifact.manifest.runtime for folder, artifact in bundle.artifacts.items()}
-    artifacts = [folder for folder, runtime in manifests.items() if runs(app, runtime.name, runtime.oldest_version)]
-    script = PUSH.format(
-        name=name,
-        script=SCRIPT,
-        choices=" | ".join(artifacts),
-        artifacts=" ".join(artifacts),
-        identifier=app.identifier,
-        links=LINKS,
-        oracle=ORACLE_FILE,
-    )
-    place = app.directory / SCRIPT
-    write_atomically(place, script.encode())
-    place.chmod(0o755)
+    place = link_with_script(app, bundle, links=LINKS, script=SCRIPT, text=PUSH, oracle=ORACLE_FILE)
     return [
-        f"{app.directory / LINKS / name}: linked",
+        f"{app.directory / LINKS / bundle.path.resolve().name}: linked",
         f"install the app, connect the iPhone, then: sh {shlex.quote(str(place))}",
     ]
 
