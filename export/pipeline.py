@@ -48,7 +48,7 @@ from export.static_grids import with_static_grids
 from export.tensors import text_tensors, vision_tensors
 from export.text_files import TextFiles, copy_text_files, read_text_files
 from export.vision.config import image_spec
-from export.vision.request import VisionRequest, tower_format
+from export.vision.request import VisionRequest, for_backend, tower_format
 from export.vision.weights import TowerWeights
 
 SPACE_MARGIN = 1.05
@@ -81,15 +81,14 @@ class Inputs:
         """Bytes of the text model in the checkpoint."""
         return sum(self.checkpoint.entries[name].size_bytes for name in text_tensors(self.plan.config))
 
-    @property
-    def vision(self) -> VisionRequest | None:
-        """The vision tower, where one is asked for."""
+    def vision(self, build: Build) -> VisionRequest | None:
+        """The vision tower as a backend takes it, where one is asked for."""
         config, plan = self.plan.vision, self.plan
         if config is None:
             return None
         weights = TowerWeights(checkpoint=self.checkpoint, vision=config, form=tower_format(plan.scheme))
         images = image_spec(self.resolved.path, config, plan.spec.context_length)
-        return VisionRequest(weights=weights, images=images)
+        return for_backend(VisionRequest(weights=weights, images=images), build.module, plan.entry.image_grids)
 
     @property
     def calibration_request(self) -> Request:
@@ -231,7 +230,7 @@ def _is_made(inputs: Inputs, build: Build, progress: Progress) -> bool:
 def _hashes(inputs: Inputs, build: Build) -> Hashes:
     calibration = inputs.calibration_request.identity() if inputs.plan.needs_calibration else None
     return Hashes(
-        inputs=inputs_hash(inputs.plan, build, inputs.resolved, inputs.text, calibration, inputs.vision),
+        inputs=inputs_hash(inputs.plan, build, inputs.resolved, inputs.text, calibration, inputs.vision(build)),
         checkpoint=inputs.checkpoint_hash,
     )
 
@@ -249,7 +248,7 @@ def lower(inputs: Inputs, build: Build, store: QuantizedCheckpoint, into: Path, 
         pad_token_id=inputs.text.pad_token_id,
         activations=plan.scheme.activations,
         cache=plan.scheme.cache,
-        vision=inputs.vision,
+        vision=inputs.vision(build),
     )
     progress.stage(f"{build.backend}: lower", build.model_bytes)
     lowered: Lowered = build.module.lower(store, request, into, progress.step)

@@ -38,7 +38,10 @@ class ModelEntryError(ExportError):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelEntry:
-    """One model of the catalog; either `path`, or ids with a revision and a config."""
+    """One model of the catalog; either `path`, or ids with a revision and a config.
+
+    `image_grids` are rows and columns of tokens that a tower of fixed grids is built for, None for the family's.
+    """
 
     name: str
     hub_id: str | None = None
@@ -46,6 +49,7 @@ class ModelEntry:
     revision: str | None = None
     config: Mapping[str, Any] | None = None
     path: Path | None = None
+    image_grids: tuple[tuple[int, int], ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,18 +136,30 @@ def _parse_entry(name: str, file: Path) -> ModelEntry:
         raw = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ModelEntryError(f"{file}: not valid JSON ({error}); restore it from the repository") from error
-    known = {"hub_id", "modelscope_id", "revision", "config", "path"}
+    known = {"hub_id", "modelscope_id", "revision", "config", "path", "image_grids"}
     if not isinstance(raw, dict) or set(raw) - known:
         extra = sorted(set(raw) - known) if isinstance(raw, dict) else type(raw).__name__
         raise ModelEntryError(f"{file}: unknown fields {extra}; known: {', '.join(sorted(known))}")
+    grids = _grids(file, raw.pop("image_grids", None))
     if "path" in raw:
-        return ModelEntry(name=name, path=file.parent / raw["path"])
+        return ModelEntry(name=name, path=file.parent / raw["path"], image_grids=grids)
     if not isinstance(raw.get("config"), dict):
         raise ModelEntryError(f"{file}: config is {raw.get('config')!r}; expected a copy of the model's config.json")
     for field, pattern in (("hub_id", REPOSITORY_ID), ("modelscope_id", REPOSITORY_ID), ("revision", REVISION)):
         if not isinstance(raw.get(field), str) or not pattern.fullmatch(raw[field]):
             raise ModelEntryError(f"{file}: {field} is {raw.get(field)!r}; expected {_EXPECTED[field]}")
-    return ModelEntry(name=name, **raw)
+    return ModelEntry(name=name, image_grids=grids, **raw)
+
+
+def _grids(file: Path, raw: Any) -> tuple[tuple[int, int], ...] | None:
+    if raw is None:
+        return None
+    grids = []
+    for pair in raw if isinstance(raw, list) and raw else [raw]:
+        if not isinstance(pair, list) or len(pair) != 2 or not all(type(side) is int and side > 0 for side in pair):
+            raise ModelEntryError(f"{file}: image_grids holds {pair!r}; expected rows and columns of tokens, [8, 8]")
+        grids.append((pair[0], pair[1]))
+    return tuple(grids)
 
 
 _EXPECTED = {

@@ -154,10 +154,12 @@ class Manifest:
     measured: Measured
 
     def to_dict(self) -> dict[str, Any]:
-        """The manifest as plain JSON values, in the order of the fields; `vision` only where there is any."""
+        """The manifest as plain JSON values, in the order of the fields; `vision` and `grids` only where there are."""
         content = cast(dict[str, Any], json.loads(json.dumps(asdict(self), allow_nan=False)))
         if self.vision is None:
             del content["vision"]
+        elif not self.vision.images.grids:
+            del content["vision"]["images"]["grids"]
         return content
 
     def to_json(self) -> str:
@@ -370,7 +372,9 @@ def _build(data: Mapping[str, Any]) -> Manifest:
 
 
 def _vision(data: Mapping[str, Any]) -> Vision:
-    images = {**data["images"], "mean": tuple(data["images"]["mean"]), "std": tuple(data["images"]["std"])}
+    raw = data["images"]
+    grids = tuple((down, across) for down, across in raw.get("grids", ()))
+    images = {**raw, "mean": tuple(raw["mean"]), "std": tuple(raw["std"]), "grids": grids}
     return Vision(**{**data, "images": ImageSpec(**images)})
 
 
@@ -393,6 +397,9 @@ def _check_vision(manifest: Manifest, where: str) -> None:
     if images.max_pixels < max(images.min_pixels, images.factor**2):
         sizes = f"{images.min_pixels} to {images.max_pixels} pixels"
         raise _refused(where, f"images of {sizes} leave no room for a token of {images.factor} x {images.factor}")
+    for down, across in images.grids:
+        if down * across * images.factor**2 > images.max_pixels:
+            raise _refused(where, f"a grid of {down} x {across} tokens has more than max_pixels {images.max_pixels}")
 
 
 def _check_files(manifest: Manifest, where: str) -> None:

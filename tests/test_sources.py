@@ -245,9 +245,10 @@ def test_a_model_dropped_into_the_catalog_is_found(tmp_path: Path) -> None:
         ({"hub_id": "no-owner"}, "hub_id is 'no-owner'; expected 'owner/name'"),
         ({"config": None}, "config is None; expected a copy of the model's config.json"),
         ({"hubid": "x"}, r"unknown fields \['hubid'\]; known: config, hub_id"),
+        ({"image_grids": [[8]]}, r"image_grids holds \[8\]; expected rows and columns of tokens"),
     ],
 )
-def test_a_malformed_catalog_file_is_named(tmp_path: Path, change: dict[str, str], message: str) -> None:
+def test_a_malformed_catalog_file_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     raw = json.loads((MODELS / "qwen3.5-0.8b.json").read_text()) | change
     (tmp_path / "bad.json").write_text(json.dumps(raw))
     with pytest.raises(ModelEntryError, match=f"bad.json: {message}"):

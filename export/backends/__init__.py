@@ -12,7 +12,8 @@ A backend's module holds
 * `OPTIONS`, `SPEED`, `TIED`, for the search (export/search): formats to choose from, their predicted time, and the
   matrices of a layer that must share a format;
 * `lower(store, request, directory)`, which writes the model files into `directory` and says what it wrote;
-* where it can hold a vision tower, `MODALITIES = ("text", "image")`.
+* where it can hold a vision tower, `MODALITIES = ("text", "image")`; `FIXED_GRIDS = True` where that takes images of a
+  few sizes only; `TOWER_ACTIVATIONS`, what happens to the inputs of its int8 matrices, where that is not the default.
 """
 
 from collections.abc import Mapping

@@ -1,12 +1,13 @@
 """What a backend is told of the tower, and how many bytes it will take."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from export.checkpoint import VISION_PREFIX
 from export.schemes import FLOAT, INT8_ROW, Format, Scheme
 from export.tensors import vision_tensors
 from export.vision.config import VisionConfig
+from export.vision.grids import Grids, with_grids
 from export.vision.weights import TowerWeights
 from runtimes.vision.spec import ImageSpec
 
@@ -26,6 +27,13 @@ class VisionRequest:
     @property
     def config(self) -> VisionConfig:
         return self.weights.vision
+
+
+def for_backend(request: VisionRequest, backend: object, grids: Grids | None) -> VisionRequest:
+    """The request as a backend's module takes it: its fixed grids, and what its runtime does to inputs."""
+    images = with_grids(request.images, grids) if getattr(backend, "FIXED_GRIDS", False) else request.images
+    activations = getattr(backend, "TOWER_ACTIVATIONS", request.weights.activations)
+    return VisionRequest(weights=replace(request.weights, activations=activations), images=images)
 
 
 def tower_format(scheme: Scheme) -> Format:

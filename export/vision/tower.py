@@ -4,9 +4,11 @@ Plain torch except for four `edge::` operators, checked against transformers' `Q
 is a matrix product, since a 3-D convolution whose stride is its kernel is one. One call sees one image: attention never
 crosses images, and a video is its frames, one call each (modeling_qwen3_5.py does the same with cu_seqlens).
 
-Quantized matrices multiply int8 codes, one scale a row, with inputs rounded to int8 per patch; patch embedding and
+Quantized matrices multiply int8 codes, one scale a row, with inputs rounded as the runtime does; patch embedding and
 merger stay float: they are 3 of 50 matrices, and what they lose nothing after them repairs.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -29,12 +31,20 @@ class RowActivations(Activations):
 ACTIVATIONS = RowActivations(kind="int8_group")
 
 
+@dataclass(frozen=True, kw_only=True)
+class BlockFormat:
+    """How the matrices of the blocks are held, and what the runtime does to their inputs."""
+
+    form: Format = FLOAT
+    activations: Activations = ACTIVATIONS
+
+
 class Linear(nn.Module):
     """A matrix product with a bias."""
 
-    def __init__(self, name: str, shape: tuple[int, int], form: Format = FLOAT) -> None:
+    def __init__(self, name: str, shape: tuple[int, int], held: BlockFormat = BlockFormat()) -> None:
         super().__init__()
-        self.matrix = Matrix((Part(unit=name),), shape, form, ACTIVATIONS)
+        self.matrix = Matrix((Part(unit=name),), shape, held.form, held.activations)
         self.bias = Plain(f"{name}.bias", shape[:1])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,11 +68,11 @@ class LayerNorm(nn.Module):
 class Attention(nn.Module):
     """Full attention with a rotary embedding of row and column."""
 
-    def __init__(self, config: VisionConfig, name: str, form: Format) -> None:
+    def __init__(self, config: VisionConfig, name: str, held: BlockFormat) -> None:
         super().__init__()
         self.config = config
-        self.qkv = Linear(f"{name}.qkv", (3 * config.hidden_size, config.hidden_size), form)
-        self.proj = Linear(f"{name}.proj", (config.hidden_size, config.hidden_size), form)
+        self.qkv = Linear(f"{name}.qkv", (3 * config.hidden_size, config.hidden_size), held)
+        self.proj = Linear(f"{name}.proj", (config.hidden_size, config.hidden_size), held)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         config = self.config
@@ -77,14 +87,14 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Attention and a feed-forward, each behind its norm."""
 
-    def __init__(self, config: VisionConfig, layer: int, form: Format) -> None:
+    def __init__(self, config: VisionConfig, layer: int, held: BlockFormat) -> None:
         super().__init__()
         name, wide = f"blocks.{layer}", config.intermediate_size
         self.norm1 = LayerNorm(f"{name}.norm1", config.hidden_size)
-        self.attn = Attention(config, f"{name}.attn", form)
+        self.attn = Attention(config, f"{name}.attn", held)
         self.norm2 = LayerNorm(f"{name}.norm2", config.hidden_size)
-        self.fc1 = Linear(f"{name}.mlp.linear_fc1", (wide, config.hidden_size), form)
-        self.fc2 = Linear(f"{name}.mlp.linear_fc2", (config.hidden_size, wide), form)
+        self.fc1 = Linear(f"{name}.mlp.linear_fc1", (wide, config.hidden_size), held)
+        self.fc2 = Linear(f"{name}.mlp.linear_fc2", (config.hidden_size, wide), held)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         x = x + self.attn(self.norm1(x), cos, sin)
@@ -115,12 +125,13 @@ class VisionTower(nn.Module):
     Buffers are uninitialised: fill them with `export.vision.weights.load_tower`, or capture under FakeTensorMode.
     """
 
-    def __init__(self, config: VisionConfig, form: Format = FLOAT) -> None:
+    def __init__(self, config: VisionConfig, form: Format = FLOAT, activations: Activations = ACTIVATIONS) -> None:
         super().__init__()
         self.config = config
+        held = BlockFormat(form=form, activations=activations)
         self.patch_embed = Linear("patch_embed.proj", (config.hidden_size, config.patch_dim))
         self.pos_embed = Plain("pos_embed.weight", (config.num_position_embeddings, config.hidden_size))
-        self.blocks = nn.ModuleList(Block(config, layer, form) for layer in range(config.depth))
+        self.blocks = nn.ModuleList(Block(config, layer, held) for layer in range(config.depth))
         self.merger = Merger(config)
 
     def forward(self, patches: Tensor, rows: Tensor, weights: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -11,20 +11,25 @@ import torch
 from torch import Tensor
 
 from export.checkpoint import VISION_PREFIX, Checkpoint
+from export.decoder import Activations
 from export.quantize import Codes
 from export.quantize.rtn import quantize_table
 from export.schemes import Format
 from export.vision.config import VisionConfig
-from export.vision.tower import VisionTower
+from export.vision.tower import ACTIVATIONS, VisionTower
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TowerWeights:
-    """The tower's tensors: matrices are rounded when they are asked for."""
+    """The tower's tensors: matrices are rounded when they are asked for.
+
+    `activations` is what the runtime does to the inputs of int8 matrices.
+    """
 
     checkpoint: Checkpoint
     vision: VisionConfig
     form: Format
+    activations: Activations = ACTIVATIONS
 
     def weight(self, unit: str, rows: slice | None = None) -> Tensor:
         """float32 weights (out, in); the patch embedding's kernel is a row of inputs."""
@@ -52,7 +57,7 @@ class TowerWeights:
 
 def load_tower(weights: TowerWeights) -> VisionTower:
     """The tower with every buffer filled: eager torch, the oracle of what backends write."""
-    tower = VisionTower(weights.vision, weights.form)
+    tower = VisionTower(weights.vision, weights.form, weights.activations)
     with torch.no_grad():
         for name, recipe in tower.recipes().items():
             tower.get_buffer(name).copy_(weights.field(recipe.field, recipe.parts[0].unit))

@@ -8,6 +8,7 @@ Axis words: H rows and W columns of patches, C channels, F frames of a patch, P 
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,33 @@ def patch_image(image: Image.Image, spec: ImageSpec) -> PatchedImage:
 
 
 def target_size(height: int, width: int, spec: ImageSpec) -> tuple[int, int]:
-    """Rows and columns of pixels after resizing: the ratio kept as well as multiples of a token's side can.
+    """Rows and columns of pixels after resizing: the free size, or of the spec's grids the nearest."""
+    rows, columns = free_size(height, width, spec)
+    if not spec.grids:
+        return rows, columns
+    down, across = nearest_grid(height, width, rows * columns // spec.factor**2, spec.grids)
+    return down * spec.factor, across * spec.factor
+
+
+def nearest_grid(height: int, width: int, tokens: int, grids: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """The grid that bends an image of height x width least; among equals the one nearest to so many tokens.
+
+    Nearness is a quotient of at least one, in float64, so that every language finds the same; the first of equals.
+    """
+
+    def distance(grid: tuple[int, int]) -> tuple[float, float]:
+        down, across = grid
+        return _quotient(height * across, width * down), _quotient(down * across, tokens)
+
+    return min(grids, key=distance)
+
+
+def _quotient(one: int, other: int) -> float:
+    return max(one, other) / min(one, other)
+
+
+def free_size(height: int, width: int, spec: ImageSpec) -> tuple[int, int]:
+    """Rows and columns of pixels for a tower that takes any: the ratio kept as well as multiples of a token's side can.
 
     Halves round to even, as Python does.
     """

@@ -10,7 +10,11 @@ Patches = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSpec:
-    """The numbers of the preprocessing; sizes in pixels, `mean` and `std` of values between 0 and 1, RGB."""
+    """The numbers of the preprocessing; sizes in pixels, `mean` and `std` of values between 0 and 1, RGB.
+
+    `grids` are rows and columns of tokens: where there are any, the tower takes images of these only, and every image
+    is resized to one of them.
+    """
 
     patch_size: int
     temporal_patch_size: int
@@ -19,6 +23,7 @@ class ImageSpec:
     max_pixels: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    grids: tuple[tuple[int, int], ...] = ()
 
     @property
     def factor(self) -> int:

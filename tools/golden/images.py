@@ -1,6 +1,7 @@
 """Images to patches: the size after resizing, resized pixels byte for byte, and the order of a patch's values."""
 
 import base64
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ SMALL = ImageSpec(
     patch_size=4, temporal_patch_size=2, merge_size=2, min_pixels=64, max_pixels=1024, mean=(0.48, 0.45, 0.40),
     std=(0.26, 0.25, 0.27),
 )  # fmt: skip
+FIXED = replace(FAMILY, grids=((8, 8), (14, 14), (12, 16), (16, 12)))
 SIZES = (
     (1, 1), (1, 200), (200, 1), (256, 256), (448, 448), (480, 640), (1080, 1920), (3000, 4000), (17, 1000), (16, 48),
     (33, 333), (5000, 30), (624, 624), (1023, 1025), (80, 80), (2, 399), (112, 4000),
@@ -35,6 +37,8 @@ def content() -> dict[str, Any]:
         "small": _spec(SMALL),
         "sizes": [[height, width, *target_size(height, width, FAMILY)] for height, width in SIZES],
         "refused_sizes": [_refused(height, width) for height, width in TOO_LONG],
+        "fixed_grids": [list(grid) for grid in FIXED.grids],
+        "fixed_sizes": [[height, width, *target_size(height, width, FIXED)] for height, width in SIZES],
         "images": [_image(name, height, width) for name, (height, width) in IMAGES.items()],
     }
 

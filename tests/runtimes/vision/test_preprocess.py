@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -15,9 +16,9 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from export.models.tiny.reading import HELD_OUT, draw_word
 from runtimes.errors import ImageError
-from runtimes.vision.preprocess import patch_image, target_size
+from runtimes.vision.preprocess import nearest_grid, patch_image, target_size
 from runtimes.vision.spec import ImageSpec
-from tools.golden.images import FAMILY, SIZES, TOO_LONG
+from tools.golden.images import FAMILY, FIXED, SIZES, TOO_LONG
 
 GOLDEN: dict[str, Any] = json.loads(Path("tests/golden/images.json").read_text(encoding="utf-8"))
 ONE_LEVEL = 1 / 255 / 0.5  # of a normalised value: the family divides by a deviation of one half
@@ -117,3 +118,26 @@ def cubic(x: float) -> float:
     if x < 1:
         return (1.5 * x - 2.5) * x * x + 1
     return ((-0.5 * x + 2.5) * x - 4) * x + 2 if x < 2 else 0.0
+
+
+@pytest.mark.parametrize(
+    ("size", "grid"),
+    [
+        ((3000, 4000), (12, 16)),  # a photo
+        ((4000, 3000), (16, 12)),
+        ((4000, 4000), (14, 14)),
+        ((256, 256), (8, 8)),
+        ((100, 100), (8, 8)),  # by itself 8 x 8 tokens, the least that the family allows
+        ((352, 352), (14, 14)),  # 121 tokens: 1.6 times fewer than 14 x 14, 1.9 times more than 8 x 8
+        ((1080, 1920), (12, 16)),
+        ((2556, 1179), (16, 12)),  # a screenshot
+    ],
+)
+def test_an_image_goes_to_the_grid_that_bends_it_least_and_of_those_to_the_one_nearest_in_size(
+    size: tuple[int, int], grid: tuple[int, int]
+) -> None:
+    down, across = nearest_grid(*size, math.prod(target_size(*size, FAMILY)) // FIXED.factor**2, FIXED.grids)
+    assert (down, across) == grid
+    assert target_size(*size, FIXED) == (down * 32, across * 32)
+    found = patch_image(Image.new("RGB", size[::-1]), FIXED)
+    assert (found.height, found.width, found.tokens) == (2 * down, 2 * across, down * across)
