@@ -248,7 +248,7 @@ def test_a_model_dropped_into_the_catalog_is_found(tmp_path: Path) -> None:
         ({"image_grids": [[8]]}, r"image_grids holds \[8\]; expected rows and columns of tokens"),
     ],
 )
-def test_a_malformed_catalog_file_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_a_malformed_catalog_file_is_named(tmp_path: Path, change: dict[str, object], message: str) -> None:
     raw = json.loads((MODELS / "qwen3.5-0.8b.json").read_text()) | change
     (tmp_path / "bad.json").write_text(json.dumps(raw))
     with pytest.raises(ModelEntryError, match=f"bad.json: {message}"):
