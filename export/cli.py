@@ -32,6 +32,7 @@ from export.spec import (
     DEFAULT_WORKERS,
     MODALITIES,
     PLAIN_METHOD,
+    RECOVERED_METHOD,
     STATIC_METHOD,
     ExportSpec,
     parse_bytes,
@@ -247,7 +248,8 @@ def _add_choices(parser: argparse.ArgumentParser) -> None:
         "--method",
         metavar="NAME",
         help=f"how weights are rounded: {known['quantize']} (default: {DEFAULT_METHOD} for 4 bits, "
-        f"{STATIC_METHOD} for static activations, {PLAIN_METHOD} for the rest and for random weights)",
+        f"{STATIC_METHOD} for static activations, {RECOVERED_METHOD} for what finetune trained, {PLAIN_METHOD} for the "
+        "rest and for random weights)",
     )
     add(
         "--backend",

@@ -12,6 +12,7 @@ from export.calibration.files import read_documents
 from export.checkpoint import CheckpointNotFoundError
 from export.config import ModelConfig, parse_config, read_config
 from export.errors import BudgetError, QuantizationError, SpecError, UnknownNameError, UnsupportedSchemeError
+from export.finetune.recovered import is_on_grid
 from export.quantize_checkpoint import Method, load_method
 from export.schemes import Format, Layout, Scheme, layout
 from export.search.evaluator import LOCAL, check_workers
@@ -22,6 +23,7 @@ from export.spec import (
     DEFAULT_MODALITY,
     DEFAULT_MODEL,
     PLAIN_METHOD,
+    RECOVERED_METHOD,
     STATIC_METHOD,
     TABLE_METHOD,
     ExportSpec,
@@ -121,6 +123,8 @@ def chosen_method(spec: ExportSpec, scheme: Scheme) -> str:
         return PLAIN_METHOD if spec.checkpoint == RANDOM else STATIC_METHOD
     if any(rule.format.table_rows for rule in scheme.rules if isinstance(rule.format, Format)):
         return TABLE_METHOD
+    if spec.checkpoint is not None and spec.checkpoint != RANDOM and is_on_grid(Path(spec.checkpoint)):
+        return RECOVERED_METHOD
     has_int4 = scheme.is_searched or any(rule.format.bits == 4 for rule in scheme.rules)
     wants_data = has_int4 and spec.checkpoint != RANDOM
     return DEFAULT_METHOD if wants_data or spec.calibration is not None else PLAIN_METHOD

@@ -15,6 +15,7 @@ DEFAULT_SCHEME = "mixed"
 DEFAULT_METHOD = "awq-gptq"  # for 4 bits of trained weights
 STATIC_METHOD = "smoothquant"  # for static 8-bit activations, whose grids outliers make coarse
 TABLE_METHOD = "kmeans"  # of schemes that keep values in tables
+RECOVERED_METHOD = "recovered"  # for what `finetune` trained on its grid
 PLAIN_METHOD = "rtn"  # for 8 bits and floats, which it costs little, and random weights, which have nothing to lose
 DEFAULT_CONTEXT_LENGTH = 4096
 DEFAULT_WORKERS = "local"

@@ -72,7 +72,7 @@ def measure(arguments: argparse.Namespace, progress: Progress) -> dict[str, obje
     stores = {
         "rtn": quantized(base.checkpoint, base, "rtn", None),
         arguments.method: quantized(base.checkpoint, base, arguments.method, calibration(base, progress).tokens),
-        "qat": quantized(recovered, base, "rtn", None),
+        "qat": quantized(recovered, base, RECOVERED_METHOD, None),
     }
     reference, _, _ = float_subject("float", base.checkpoint.path)
     candidates = [quantized_subject(name, store, Activations()) for name, store in stores.items()]

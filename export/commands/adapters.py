@@ -10,7 +10,7 @@ EXAMPLES = """\
 examples:
   train adapters, export what they were trained over, put the two together:
     python -m export finetune --qlora --keep-adapters --checkpoint ./my-model --data chat.jsonl --nll 1 --out ./my-lora
-    python -m export --target android --checkpoint ./my-lora --method rtn --backend onnx --out ./my-bundle
+    python -m export --target android --checkpoint ./my-lora --backend onnx --out ./my-bundle
     python -m export adapters ./my-bundle/onnx --checkpoint ./my-lora --out ./my-bundle-with-adapters
 """
 

@@ -15,7 +15,7 @@ EXAMPLES = """\
 examples:
   QAT of the tiny model at 4 bits in groups of 64, on text that it makes up itself, then the export of what came out:
     python -m export finetune --qat --model tiny --group-size 64 --out build/tiny-qat
-    python -m export --target android --checkpoint build/tiny-qat --group-size 64 --method rtn
+    python -m export --target android --checkpoint build/tiny-qat --group-size 64
   your own text, a fifth of the loss following it and the rest the float model:
     python -m export finetune --qat --checkpoint ./my-model --data chat.jsonl --nll 0.2 --steps 2000 --out ./my-qat
   adapters over frozen 4-bit weights, merged into the checkpoint, or left beside it for others to load:

@@ -24,7 +24,7 @@ from export.plan import Build
 from export.progress import Progress
 from export.quality.subjects import parse_format
 from export.schemes import Layout
-from export.spec import digest
+from export.spec import RECOVERED_METHOD, digest
 from runtimes.artifact import Artifact, FileEntry, Manifest
 
 RUNTIME = "onnxruntime"
@@ -58,10 +58,10 @@ def _check_pair(artifact: Artifact, checkpoint: Checkpoint) -> None:
             f"{artifact.path}: runs on {manifest.runtime.name}, which loads no adapters; name the ONNX artifact, or "
             "merge the adapters (finetune without --keep-adapters)"
         )
-    if manifest.inputs.checkpoint_hash != checkpoint.content_hash() or manifest.method != "rtn":
+    if manifest.inputs.checkpoint_hash != checkpoint.content_hash() or manifest.method != RECOVERED_METHOD:
         raise FinetuneError(
-            f"{artifact.path}: was not exported with --method rtn from {checkpoint.path}, so it holds other codes than "
-            "the adapters were trained over; export that checkpoint first"
+            f"{artifact.path}: was not exported with --method {RECOVERED_METHOD} from {checkpoint.path}, so it holds "
+            "other codes than the adapters were trained over; export that checkpoint first"
         )
 
 

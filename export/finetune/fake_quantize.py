@@ -1,14 +1,15 @@
 """A weight matrix that is trained through its own rounding: forward on the grid, backward as if it were not there.
 
-The forward value is what the method `rtn` would make of the weight clipped to a learned bound of each group, by calling
-that method: so the codes that training sees are the codes of an export, by construction. Clipping to the bound c makes
-the largest value of a group a code of +-7 (at 4 bits), hence the dequantized matrix gives the same codes again and is
-what a recovered checkpoint stores.
+The grid is the export's: codes from -8 to 7 (at 4 bits) times a scale that bfloat16 holds, so training starts from any
+method's codes as they are. What it leaves, dequantized, says its codes itself: the method `recovered` reads them back,
+and `codes` asks that very method. For that a group's largest value has to be near the end of the grid, and a scale
+that grows beyond is held.
 
-Gradients pass to the weights inside the bound unchanged (straight-through, Bengio et al., arXiv:1308.3432) and to the
-bound as learned step size quantization has it (LSQ, Esser et al., arXiv:1902.08153). AdamW moves every value by about
-the learning rate whatever its gradient, and a group's weights may be 1000 times smaller than another's; so values are
-held in units near their group's step, and a learning rate means steps of the grid.
+Gradients pass unchanged to the weights that only rounding moved (straight-through, Bengio et al., arXiv:1308.3432), not
+to those that were clipped, and to the scale as learned step size quantization has it (LSQ, Esser et al.,
+arXiv:1902.08153). AdamW moves every value by about the learning rate whatever its gradient, and a group's weights may
+be 1000 times smaller than another's; so values are held in units near their group's step, and a learning rate means
+steps of the grid. The scale is held as the value of the largest code, which moves as slowly as a weight.
 """
 
 from typing import Any
@@ -16,17 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from export.operators import dequantize
-from export.quantize import TINY, Codes, rtn
+from export.quantize import Codes, bfloat16_scales
+from export.quantize.recovered import REACHED, read_back
 from export.schemes import Format
 
-BOUNDS = (1.0, 0.95, 0.9, 0.875, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)  # shares of a group's absmax to start from
-MIN_BOUND = 1.0  # in units: a bound never reaches zero
-
-
-def round_to_codes(weight: Tensor, form: Format) -> Codes:
-    """What an export with `--method rtn` makes of a matrix (rows, in_features)."""
-    return rtn.quantize_table(weight, form, None)
+MIN_BOUND = 2.0**-10  # in units, of which a group's largest value is some four to sixteen when training starts
 
 
 class FakeQuantized(nn.Module):
@@ -34,16 +29,15 @@ class FakeQuantized(nn.Module):
 
     unit: Tensor
 
-    def __init__(self, weight: Tensor, form: Format, bound: Tensor | None = None) -> None:
-        """`bound` (rows, groups) is where to start; by default the one of least squared rounding error."""
+    def __init__(self, weight: Tensor, form: Format, scales: Tensor) -> None:
+        """Begin at `weight` (rows, in_features) on the grid of `scales` (rows, groups)."""
         super().__init__()
         self.form = form
         groups = weight.detach().float().view(weight.shape[0], form.groups(weight.shape[1]), -1)
-        bound = _first_bound(groups, form) if bound is None else bound.unsqueeze(-1)
         # a power of two, so that weight / unit * unit is the weight
-        self.register_buffer("unit", torch.exp2(torch.floor(torch.log2(bound / largest_code(form)))))
+        self.register_buffer("unit", torch.exp2(torch.floor(torch.log2(scales))).unsqueeze(-1))
         self.values = nn.Parameter(groups / self.unit)
-        self.bound = nn.Parameter(bound / self.unit)
+        self.bound = nn.Parameter(largest_code(form) * scales.unsqueeze(-1) / self.unit)
 
     def forward(self) -> Tensor:
         weight: Tensor = _FakeQuantize.apply(self.values * self.unit, self.bound * self.unit, self.form)
@@ -51,53 +45,37 @@ class FakeQuantized(nn.Module):
 
     @torch.no_grad()
     def codes(self) -> Codes:
-        """The codes of the present values."""
-        return round_to_codes(_clipped(self.values * self.unit, self.bound * self.unit), self.form)
+        """The codes of the present values, as the export reads them back."""
+        return read_back(self(), self.form)[0]
 
     @torch.no_grad()
     def keep_in_range_(self) -> None:
-        """After a step of the optimizer: a bound beyond the largest value would bound nothing and drift away."""
-        largest = self.values.abs().amax(-1, keepdim=True)
-        self.bound.copy_(self.bound.minimum(largest).clamp_(min=MIN_BOUND))
+        """After a step of the optimizer: scales stay positive, and small enough that a group reaches its grid's end."""
+        top = largest_code(self.form)
+        reached = top / (top + 2 - REACHED)  # the largest value is at least the last code that `recovered` tries
+        self.bound.copy_(self.bound.minimum(self.values.abs().amax(-1, keepdim=True) * reached).clamp_(min=MIN_BOUND))
 
 
 class _FakeQuantize(torch.autograd.Function):
-    """Groups (rows, groups, columns) and bounds (rows, groups, 1) to a dequantized matrix."""
+    """Groups (rows, groups, columns) and values of the largest code (rows, groups, 1) to a dequantized matrix."""
 
     @staticmethod
     def forward(ctx: Any, groups: Tensor, bound: Tensor, form: Format) -> Tensor:
-        found = round_to_codes(_clipped(groups, bound), form)
-        ctx.save_for_backward(groups, bound, found.codes, found.scales)
-        ctx.form = form
-        return dequantize(found.codes, found.scales)
+        top = largest_code(form)
+        scales = bfloat16_scales(bound / top)
+        natural = groups / scales
+        codes = natural.round().clamp_(-top - 1, top)
+        inside = (natural >= -top - 1.5) & (natural <= top + 0.5)
+        ctx.save_for_backward(inside, torch.where(inside, codes - natural, codes) / top)
+        return (codes * scales).flatten(1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor, None]:
-        groups, bound, codes, scales = ctx.saved_tensors
-        gradient = gradients[0].view_as(groups)
-        inside = groups.abs() <= bound
-        rounding = (codes.view_as(groups) - groups / scales.unsqueeze(-1)) / largest_code(ctx.form)
-        slope = torch.where(inside, rounding, groups.sign())  # of the dequantized value against the bound
+        inside, slope = ctx.saved_tensors  # the slope of a dequantized value against the bound
+        gradient = gradients[0].view_as(slope)
         return gradient * inside, (gradient * slope).sum(-1, keepdim=True), None
 
 
 def largest_code(form: Format) -> int:
-    """The largest code that training uses; its negative is the smallest."""
+    """The largest code of a format."""
     return int(2 ** (form.bits - 1)) - 1
-
-
-def _clipped(groups: Tensor, bound: Tensor) -> Tensor:
-    return groups.minimum(bound).maximum(-bound).flatten(1)
-
-
-def _first_bound(groups: Tensor, form: Format) -> Tensor:
-    """The bound of least squared rounding error among a few, (rows, groups, 1)."""
-    largest = groups.abs().amax(-1, keepdim=True).clamp_(min=TINY)
-    best, best_error = largest, torch.full_like(largest, float("inf"))
-    for share in BOUNDS:
-        bound = largest * share
-        found = round_to_codes(_clipped(groups, bound), form)
-        error = (dequantize(found.codes, found.scales).view_as(groups) - groups).square_().sum(-1, keepdim=True)
-        better = error < best_error
-        best, best_error = torch.where(better, bound, best), torch.where(better, error, best_error)
-    return best

@@ -56,6 +56,12 @@ def read_provenance(out: Path) -> Mapping[str, Any]:
     return found if isinstance(found, dict) and (out / CONFIG).is_file() else {}
 
 
+def is_on_grid(path: Path) -> bool:
+    """Whether a directory is a checkpoint whose matrices training left on their grid: not one with merged adapters."""
+    found = read_provenance(path)
+    return bool(found) and found.get("adapters") != "merged"
+
+
 def _write_shard(source: Path, place: Path, stored: Mapping[str, Tensor]) -> int:
     """Write one file of the base with its trained tensors, in one rename; returns the bytes of its tensors."""
     with safe_open(source, framework="pt") as file:

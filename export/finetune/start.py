@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from export.finetune.fake_quantize import FakeQuantized, largest_code
+from export.finetune.fake_quantize import FakeQuantized
 from export.finetune.subject import Subject
 from export.quantized import QuantizedCheckpoint
 from export.schemes import Format
@@ -47,16 +47,14 @@ def start_from(subject: Subject, store: QuantizedCheckpoint) -> Start:
 
 
 def begin(weight: Tensor, codes: Tensor, scales: Tensor, form: Format) -> FakeQuantized:
-    """A trainable matrix whose first codes are these, but for -8, which is not on the grid of `rtn` and becomes -7.
+    """A trainable matrix whose first codes are these.
 
     `weight` is the float matrix as it was rounded, folds included.
     """
     groups = codes.float().view(codes.shape[0], scales.shape[1], -1)  # (rows, groups, columns)
     natural = weight.view_as(groups) / scales.unsqueeze(-1)
     inside = natural.maximum(groups - CELL).minimum(groups + CELL)
-    top = groups.abs() >= largest_code(form)  # a bound that is reached keeps the scale
-    values = torch.where(top, groups, inside) * scales.unsqueeze(-1)
-    return FakeQuantized(values.view_as(weight), form, bound=largest_code(form) * scales)
+    return FakeQuantized((inside * scales.unsqueeze(-1)).view_as(weight), form, scales)
 
 
 def _folded(subject: Subject, store: QuantizedCheckpoint, unit: str) -> Tensor:

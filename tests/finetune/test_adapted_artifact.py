@@ -47,7 +47,7 @@ def test_adapters_are_trained_exported_and_loaded(
     lora, bundle, adapted = (str(tmp_path / name) for name in ("lora", "bundle", "adapted"))
     train = ["finetune", "--qlora", "--keep-adapters", "--checkpoint", str(TINY), "--data", str(chat), "--steps", "3"]
     assert main([*train, "--nll", "1", "--method", "rtn", "--out", lora, "--json"]) == 0
-    assert main([*EXPORT, "--checkpoint", lora, "--method", "rtn", "--out", bundle]) == 0
+    assert main([*EXPORT, "--checkpoint", lora, "--method", "recovered", "--out", bundle]) == 0
     capsys.readouterr()
     assert main(["adapters", f"{bundle}/onnx", "--checkpoint", lora, "--out", adapted, "--json"]) == 0
     adapter = Path(json.loads(capsys.readouterr().out)["adapter"])
@@ -57,5 +57,5 @@ def test_adapters_are_trained_exported_and_loaded(
     assert adapter.relative_to(taking.path).as_posix() in {entry.path for entry in taking.manifest.files}
     assert np.array_equal(logits(taking, None), logits(plain, None))
     assert not np.allclose(logits(taking, adapter), logits(plain, None), atol=1e-3)
-    with pytest.raises(FinetuneError, match="was not exported with --method rtn from"):
+    with pytest.raises(FinetuneError, match="was not exported with --method recovered from"):
         adapt(Path(bundle) / "onnx", TINY, tmp_path / "other", Silent())

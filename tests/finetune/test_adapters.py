@@ -80,7 +80,7 @@ def test_kept_adapters_lie_over_exactly_the_codes_that_they_were_trained_over(
     expected = logits(student.subject, tied.tokens, student.replaced())
     out = written(tied, student, tmp_path / "kept", keep_adapters=True)
     student.save_adapters(out)
-    store = quantized(out, tmp_path / "store", "int4", method="rtn")
+    store = quantized(out, tmp_path / "store", "int4", method="recovered")
     for unit, codes in student.codes().items():
         assert torch.equal(store.codes(unit), codes.codes), unit
         assert torch.equal(store.scales(unit), codes.scales), unit

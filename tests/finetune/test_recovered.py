@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from export.checkpoint import Checkpoint, check_tensors
-from export.errors import SpecError
+from export.errors import QuantizationError, SpecError
 from export.finetune import FinetuneError
 from export.finetune.pipeline import finetune
 from export.finetune.qat import QatStudent
@@ -16,7 +17,9 @@ from export.finetune.recovered import PROVENANCE, write_recovered
 from export.finetune.spec import FinetuneSpec
 from export.finetune.subject import load_subject, logits
 from export.finetune.train import Recipe, SavedState, train
+from export.plan import make_plan
 from export.progress import Silent
+from export.spec import RECOVERED_METHOD, ExportSpec
 from export.tensors import text_tensors
 from tests.finetune.conftest import Trainee, trainee
 from tests.fixtures import TINY
@@ -38,7 +41,7 @@ def test_the_export_makes_exactly_the_codes_of_the_last_step(
     out = tmp_path / "out"
     out.mkdir()
     write_recovered(out, one.checkpoint, one.tensors(student.weights(), start), {})
-    store = quantized(out, tmp_path / "store", "int4", method="rtn")
+    store = quantized(out, tmp_path / "store", "int4", method="recovered")
     before = quantized(one.checkpoint.path, tmp_path / "before", "int4", method="awq-gptq")
     for unit, expected in student.codes().items():
         assert torch.equal(store.codes(unit), expected.codes), unit
@@ -68,6 +71,18 @@ def test_everything_that_was_not_trained_keeps_its_bytes(untied: Trainee, tmp_pa
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
     grown = base.entries[name].size_bytes  # twice as wide
     assert index["metadata"]["total_size"] == sum(entry.size_bytes for entry in base.entries.values()) + grown
+
+
+def test_an_export_reads_back_what_was_trained_and_refuses_coarser_groups(chat: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    finetune(spec(trainee(TINY), chat, out, steps=1, scheme="int4", group_size=32), Silent())
+    asked = ExportSpec(target="android", out=tmp_path / "bundle", checkpoint=str(out), scheme="int4", group_size=32)
+    assert make_plan(asked).method.name == RECOVERED_METHOD
+    assert make_plan(replace(asked, method="rtn")).method.name == "rtn"
+    with pytest.raises(
+        QuantizationError, match=r"layers\.0\..*groups lie on no int4_g64 grid.*--group-size of finetune"
+    ):
+        quantized(out, tmp_path / "store", "int4", 64, method=RECOVERED_METHOD)
 
 
 @pytest.fixture

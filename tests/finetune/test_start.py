@@ -3,6 +3,7 @@
 import torch
 
 from export.finetune.start import CELL, begin
+from export.operators import dequantize
 from export.quantize import Codes, rtn
 from export.schemes import Format
 
@@ -17,16 +18,17 @@ def rounded(weight: torch.Tensor) -> Codes:
     return rtn.quantize_table(weight, FORM, None)
 
 
-def test_the_first_codes_are_the_methods_own_where_the_grid_of_rtn_has_them() -> None:
+def test_the_first_codes_are_the_methods_own_and_a_step_that_moves_nothing_keeps_them() -> None:
     found = rounded(weights())
-    matrix = begin(weights(), found.codes, found.scales, FORM)
-    assert torch.equal(matrix.codes().codes, found.codes)
-    assert torch.equal(matrix.codes().scales, found.scales)
-    lowest = found.codes.clone()
-    lowest[:, 5] = -8
-    again = begin(weights(), lowest, found.scales, FORM).codes()
-    assert torch.equal(again.codes, lowest.clamp(min=-7))
-    assert torch.equal(again.scales, found.scales)
+    shifted = found.codes.clone()
+    shifted[:, 5] = -8
+    for codes in (found.codes, shifted, shifted.clamp(-6, 6)):
+        matrix = begin(weights(), codes, found.scales, FORM)
+        for _ in range(2):
+            assert torch.equal(matrix(), dequantize(codes, found.scales))
+            assert torch.equal(matrix.codes().codes, codes)
+            assert torch.equal(matrix.codes().scales, found.scales)
+            matrix.keep_in_range_()
 
 
 def test_weights_start_where_they_were_in_their_cells_but_off_the_borders() -> None:
