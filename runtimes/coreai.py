@@ -30,7 +30,7 @@ PACKAGE: Final = "coreai-core"
 DECODE, PREFILL, LOGITS = "decode", "prefill", "logits"
 TOKENS, POSITION, LENGTH = "input_ids", "position", "length"
 INPUTS: Final = {DECODE: {TOKENS, POSITION}, PREFILL: {TOKENS, POSITION, LENGTH}}
-CHECK_SECONDS: Final = 120.0  # of one check of `verify`: a large model takes a minute a call on Linux
+CHECK_SECONDS: Final = 60.0  # of one check of `verify`: a large model takes a minute or two a call on Linux
 HASH_FILE: Final = "main.hash"
 SUFFIX: Final = ".aimodel"
 

@@ -23,6 +23,7 @@ from runtimes.runner import HALF_WRITTEN, Logits, Tokens, check_tokens, check_ve
 
 READS_SPECIFICATION: Final = "10"  # the newest that the evaluator reads; the manifest's version is that of the file
 LOGITS: Final = "logits"
+CHECK_SECONDS: Final = 120.0  # of one check of `verify`: the evaluator takes seconds a call of a large model
 MACOS: Final = "darwin"
 
 Array = NDArray[Any]

@@ -14,6 +14,7 @@ from executorch.backends.apple.coreml import executorchcoreml
 from executorch.exir._serialize._program import deserialize_pte_binary
 
 from runtimes.artifact import Artifact
+from runtimes.coreml import CHECK_SECONDS as EVALUATORS_SECONDS
 from runtimes.coreml import CoremlRunner
 from runtimes.coreml_engines.description import Description, Layout, State
 from runtimes.coreml_engines.evaluator import Evaluator
@@ -29,6 +30,7 @@ FUNCTION: Final = "main"
 LAYOUT: Final = "inside"
 VERSION: Final = "1.5.1"  # of the form in which a delegate keeps its package
 INPUTS: Final = ["input_ids", "position"]
+CHECK_SECONDS: Final = EVALUATORS_SECONDS  # of one check of `verify`
 
 
 class _Delegate(Evaluator):

@@ -1,10 +1,12 @@
 """A runner that does not begin what would take too long: for engines that check a file well and slowly.
 
 Apple's runtime for Linux decompresses every weight again in each call, in one thread and without the CPU's own float16
-instructions: a minute a call for a model of a billion weights. A check that cannot end in its time is listed as
-skipped, with the reason, like any other that cannot run here.
+instructions: a minute a call for a model of a billion weights. The evaluator of Core ML programs takes a second a token
+for one. A check that cannot end in its time ends with what it has compared until then, or is listed as skipped, with
+the reason, like any other that cannot run here.
 """
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,19 +19,20 @@ class TooSlowError(Exception):
 
 
 class PatientRunner:
-    """A runner whose calls, as long as the longest so far, must fit what is left of `seconds` since `start`.
+    """A runner whose calls, as long as the latest of their kind, must fit what is left of `seconds` since `start`.
 
-    The clock is this process's CPU time, so that a busy machine changes nothing.
+    Until the first `start` nothing is limited: how long a call takes is learned there. Calls of one token and of
+    several are two kinds. The clock is this process's CPU time, so that a busy machine changes nothing.
     """
 
     def __init__(self, runner: Runner, seconds: float, clock: Callable[[], float] = time.process_time) -> None:
         self._runner, self._seconds, self._clock = runner, seconds, clock
-        self._per_call = 0.0
-        self.start()
+        self._latest: dict[bool, float] = {}  # CPU seconds of a call, by whether it takes several tokens
+        self._end = math.inf
 
     def start(self) -> None:
         """Begin a check."""
-        self._started = self._clock()
+        self._end = self._clock() + self._seconds
 
     @property
     def context_length(self) -> int:
@@ -53,16 +56,15 @@ class PatientRunner:
 
     def forward(self, tokens: Tokens) -> Logits:
         """`forward`, once it is known to end in time."""
-        calls = max(1, -(-len(tokens) // self._runner.prefill_chunk))
+        calls, several = max(1, -(-len(tokens) // self._runner.prefill_chunk)), len(tokens) > 1
+        per_call = self._latest.get(several, max(self._latest.values(), default=0.0))
         begun = self._clock()
-        needed = begun - self._started + calls * self._per_call
-        if self._per_call > 0 and needed > self._seconds:  # nothing is known before the first call
+        if begun + calls * per_call > self._end:
             raise TooSlowError(
-                f"would take more than {self._seconds:.0f} s of CPU time here, "
-                f"at {self._per_call:.1f} s a call of the model"
+                f"would take more than {self._seconds:.0f} s of CPU time here, at {per_call:.1f} s a call of the model"
             )
         logits = self._runner.forward(tokens)
-        self._per_call = max(self._per_call, (self._clock() - begun) / calls)
+        self._latest[several] = (self._clock() - begun) / calls
         return logits
 
     def reset(self) -> None:

@@ -4,7 +4,8 @@ The files' hashes come first. Then the runner is driven in every way an app driv
 from eager torch on the same quantized weights: one shot, chunks of several sizes, single steps, after a reset, over a
 second turn, around a snapshot, up to the last place of the context and one beyond. Last, the stock runner of the same
 runtime (the one an app would use without us) must write the same text. A check that cannot run here is listed as
-skipped, with the reason.
+skipped, with the reason. Where an engine is too slow for all of it (`CHECK_SECONDS` of its module), a few steps come
+first, whatever they take, and every other check compares as many positions as there is time for.
 """
 
 import time
@@ -30,7 +31,7 @@ from runtimes.reference import (
     summarize,
 )
 from runtimes.runner import Logits, Runner, engine_name, open_runner, other_ways, runtime_module
-from runtimes.stock import compare_with_stock
+from runtimes.stock import compare_with_stock, stock_engine
 from runtimes.vision.prepare import prepared
 from runtimes.vision.prompt import SeeingRunner, make_prompt
 
@@ -39,6 +40,8 @@ IMAGE_PIECES = 11
 DECODE_STEPS = 32
 ONE_SHOT_POSITIONS = 4
 LAST_POSITIONS = 8  # of the longest context: decoded one by one
+FEW_TOKENS = 9  # less than a chunk
+FEW_STEPS = 2
 
 Outcome = Literal["passed", "failed", "skipped"]
 
@@ -115,8 +118,6 @@ def verify(
     used, engine = subject.runner.threads, engine_name(artifact, subject.runner)
     checks: list[Check] = []
     for name, check in _checks(subject, stock=stock):
-        if isinstance(subject.runner, PatientRunner):
-            subject.runner.start()
         checks.append(_run(name, check))
         on_check(checks[-1])
     return Report(
@@ -134,13 +135,25 @@ def verify(
 
 def _open(artifact: Artifact, threads: int | None) -> Runner:
     """The artifact's runner; one whose runtime module gives `CHECK_SECONDS` does not begin what takes longer."""
-    runner = open_runner(artifact, threads)
+    return _patient(artifact, open_runner(artifact, threads))
+
+
+def _patient(artifact: Artifact, runner: Runner) -> Runner:
     seconds = getattr(runtime_module(artifact.manifest.runtime.name), "CHECK_SECONDS", None)
     return runner if seconds is None else PatientRunner(runner, seconds)
 
 
 def _checks(subject: Subject, *, stock: bool) -> Iterator[tuple[str, Callable[[], Finding]]]:
-    """Every check by name, in the order in which they run."""
+    """Every check by name, in the order in which they run; where time is limited, a few steps are free of it."""
+    if isinstance(subject.runner, PatientRunner):
+        yield "few_steps", lambda: _judged(subject, _few_steps(subject))
+    for name, check in _timed_checks(subject, stock=stock):
+        if isinstance(subject.runner, PatientRunner):
+            subject.runner.start()
+        yield name, check
+
+
+def _timed_checks(subject: Subject, *, stock: bool) -> Iterator[tuple[str, Callable[[], Finding]]]:
     yield "one_shot", lambda: _judged(subject, _one_shot(subject))
     count = subject.prompt.tokens.size
     for size in sorted({min(size, count) for size in CHUNK_SIZES}):
@@ -166,7 +179,9 @@ def _run(name: str, check: Callable[[], Finding]) -> Check:
     try:
         reason, figures = check()
         outcome = "passed" if reason is None else "failed"
-    except (SkippedError, RuntimeUnavailableError, TooSlowError) as error:
+    except TooSlowError as error:
+        outcome, reason, figures = "skipped", str(error), {"too_slow": True}
+    except (SkippedError, RuntimeUnavailableError) as error:
         outcome, reason, figures = "skipped", str(error), {}
     except ProjectError as error:
         outcome, reason, figures = "failed", f"{type(error).__name__}: {error}", {}
@@ -198,6 +213,18 @@ def _feed(runner: Runner, case: Case, start: int, stop: int, size: int) -> Itera
         logits = runner.forward(case.tokens[begin:end])
         if end - 1 in case.expected:
             yield compare(end - 1, logits, case.expected[end - 1])
+
+
+def _few_steps(subject: Subject) -> Iterator[Difference]:
+    """Less than a chunk, single steps on top of it, and less than that after a reset."""
+    runner, case = subject.runner, subject.prompt
+    first = max(1, min(FEW_TOKENS, case.tokens.size - FEW_STEPS))
+    runner.reset()
+    yield from _feed(runner, case, 0, first, first)
+    yield from _feed(runner, case, first, min(first + FEW_STEPS, case.tokens.size), 1)
+    runner.reset()
+    again = max(1, first // 2)
+    yield from _feed(runner, case, 0, again, again)
 
 
 def _one_shot(subject: Subject) -> Iterator[Difference]:
@@ -342,6 +369,7 @@ def _all_positions(subject: Subject) -> Finding:
 
 def _stock(subject: Subject) -> Finding:
     """The same text from the stock runner; a first difference may only come where two tokens are nearly equal."""
+    stock_engine(subject.artifact.manifest.runtime.name)  # where there is none, nothing needs to run
     worst = _largest_error(subject)
     return compare_with_stock(subject.artifact, subject.runner, worst)
 
@@ -350,13 +378,21 @@ def _other_way(subject: Subject, open_way: Callable[[int], Runner]) -> Finding:
     """The prompt by prefill and by steps in another engine or layout; our runner gives its memory back first."""
     threads = subject.runner.threads
     subject.runner.close()
-    runner = open_way(threads)
+    runner = _patient(subject.artifact, open_way(threads))
     try:
         other = replace(subject, runner=runner, seen=[])
-        reason, figures = _judged(other, _decode(other))
+        reason, figures = _judged(other, _way(other))
         return reason, {**figures, "engine": engine_name(subject.artifact, runner)}
     finally:
         runner.close()
+
+
+def _way(subject: Subject) -> Iterator[Difference]:
+    """A prefill and steps; where time is limited, behind a few steps that are free of it."""
+    if isinstance(subject.runner, PatientRunner):
+        yield from _few_steps(subject)
+        subject.runner.start()
+    yield from _decode(subject)
 
 
 def _largest_error(subject: Subject) -> float:

@@ -388,12 +388,13 @@ def test_a_check_that_did_not_run_seals_nothing(bundle: Bundle) -> None:
     assert parity is not None
     build = make_plan(tiny_spec(bundle.path)).builds[0]
 
-    def with_outcome(name: str, outcome: str) -> dict[str, Any]:
-        checks = [{**check, "outcome": outcome, "reason": "no kernel"} if check["name"] == name else check
-                  for check in parity["checks"]]  # fmt: skip
+    def with_outcome(name: str, outcome: str, **figures: Any) -> dict[str, Any]:
+        checks = [{**check, "outcome": outcome, "reason": "no kernel", "figures": figures} if check["name"] == name
+                  else check for check in parity["checks"]]  # fmt: skip
         return {**parity, "checks": checks}
 
     check_report(with_outcome("stock_runner", "skipped"), bundle.path, build)
+    check_report(with_outcome("decode", "skipped", too_slow=True), bundle.path, build)
     with pytest.raises(ParityError, match=r"could not be verified \(decode: no kernel\); nothing was sealed, make the"):
         check_report(with_outcome("decode", "skipped"), bundle.path, build)
     with pytest.raises(ParityError, match=r"disagrees .* in 1 of \d+ checks \(decode: no kernel\); nothing was sealed"):

@@ -24,8 +24,6 @@ MODEL_FILE = f"{ASSET}/main.mlirb"
 PREFILL_TOKENS = 64
 ACTIVATION_KINDS = {"int8": Activations(), "float": Activations()}  # there are only floats
 TOLERANCE = Tolerance(float_error=5e-3, quantized_kld=1e-3)
-# each of these needs several calls before it compares anything, and a large model takes minutes a call on Linux
-MAY_BE_SKIPPED = ("reset", "snapshot", "longest_context")
 FINEST = ROWS_ONLY
 HOLDS_TABLES = True
 # by their bytes: nothing was measured on a phone

@@ -74,7 +74,7 @@ class Answers:
 def compare_with_stock(artifact: Artifact, runner: Runner, tolerance: float) -> tuple[str | None, dict[str, Any]]:
     """Run the script in both runners, ours first; the reason of a failure, and figures. Closes our runner."""
     tokenizer = load_tokenizer(artifact.tokenizer_file)
-    engine = _engine(artifact.manifest.runtime.name)
+    engine = stock_engine(artifact.manifest.runtime.name)
     traits: Traits = engine.TRAITS
     script = write_script(artifact, runner, tokenizer, traits)
     ours = run_script(runner, script, traits)
@@ -155,7 +155,7 @@ def _run_turn(
         logits = runner.forward([steps[-1].token])
 
 
-def _engine(runtime: str) -> Any:
+def stock_engine(runtime: str) -> Any:
     """The stock runner of a runtime: the file of its name in this folder."""
     if not (Path(__file__).parent / f"{runtime}.py").is_file():
         raise RuntimeUnavailableError(

@@ -151,14 +151,14 @@ def test_a_sealed_artifact_is_verified_by_apples_runtime(directory: Path) -> Non
     assert [check.name for check in report.checks if check.outcome == "skipped"] == ["stock_runner"]
 
 
-def test_a_check_compares_what_there_is_time_for_and_says_so(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_there_is_no_time_a_few_steps_are_compared(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runtimes.coreai.CHECK_SECONDS", 1e-9)
-    checks = {check.name: check for check in verify(directory, hashes=False, threads=1).checks}
-    assert checks["one_shot"].outcome == "passed"
-    assert checks["one_shot"].figures["positions"] == 1
-    assert "would take more than 0 s of CPU time here" in checks["one_shot"].figures["stopped"]
-    assert checks["longest_context"].outcome == "skipped"
-    assert "s a call of the model" in str(checks["longest_context"].reason)
+    few, *others = verify(directory, hashes=False, stock=False, threads=1).checks
+    assert (few.name, few.outcome) == ("few_steps", "passed")
+    assert few.figures["positions"] == 4  # after a prefill, two steps, and a prefill behind a reset
+    for check in others:
+        assert (check.outcome, check.figures) == ("skipped", {"too_slow": True})
+        assert "would take more than 0 s of CPU time here" in str(check.reason)
 
 
 def test_the_command_line_generates(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
