@@ -145,7 +145,7 @@ def _plots(report: Report) -> list[str]:
 
 def _plot(title: str, text: str, figure: Any) -> list[str]:
     figure.update_layout(
-        height=HEIGHT_PX, template="plotly_white", margin={"t": 20, "r": 20}, legend={"orientation": "h"}
+        height=HEIGHT_PX, template="plotly_white", margin={"t": 60, "r": 20}, legend={"orientation": "h", "y": 1.1}
     )
     drawn: str = figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False})
     return [f"<h2>{html.escape(title)}</h2><p>{html.escape(text)}</p>", drawn]
@@ -220,7 +220,7 @@ def _layers(rows: Sequence[Row]) -> Any:
         figure.add_scatter(x=layers, y=list(row.drift_by_layer), mode="lines+markers", name=name, line={"color": color})
         own = list(row.own_error_by_layer)
         figure.add_scatter(x=layers, y=own, mode="lines", name=f"{name}, alone", line={"color": color, "dash": "dash"})
-    figure.update_layout(xaxis_title="layer", yaxis_title="relative error")
+    figure.update_layout(xaxis={"title": "layer", "tickformat": "d"}, yaxis_title="relative error")
     return figure if figure.data else None
 
 
