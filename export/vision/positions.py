@@ -39,6 +39,15 @@ def patch_positions(config: VisionConfig, height: int, width: int) -> PatchPosit
     return PatchPositions(rows=rows, weights=weights, cos=angles.cos(), sin=angles.sin())
 
 
+def resampling(size: int, side: int) -> Tensor:
+    """The weights (size, side) that resample a learned axis of `side` places to `size`: `patch_positions` as a matrix.
+
+    For a grid of fixed size, rows times table times columns is cheaper than four gathers a patch.
+    """
+    taps, weights = _taps(torch.arange(size), size, side)
+    return torch.zeros(size, side).scatter_add_(1, taps, weights)
+
+
 def rotary_frequencies(config: VisionConfig) -> Tensor:
     """Frequencies (head_dim / 4,) of a row or a column."""
     spatial = config.head_dim // 2
