@@ -34,6 +34,10 @@ class PatientRunner:
         """Begin a check."""
         self._end = self._clock() + self._seconds
 
+    def __getattr__(self, name: str) -> Any:
+        """What a runner has beside the protocol's methods: its engine's name, or how it sees."""
+        return getattr(self._runner, name)
+
     @property
     def context_length(self) -> int:
         return self._runner.context_length
@@ -56,14 +60,22 @@ class PatientRunner:
 
     def forward(self, tokens: Tokens) -> Logits:
         """`forward`, once it is known to end in time."""
-        calls, several = max(1, -(-len(tokens) // self._runner.prefill_chunk)), len(tokens) > 1
+        return self._timed(len(tokens), lambda: self._runner.forward(tokens))
+
+    def forward_prompt(self, prompt: Any) -> Logits:
+        """`forward_prompt` of a runner that sees, once it is known to end in time."""
+        seeing: Any = self._runner
+        return self._timed(prompt.tokens.size, lambda: seeing.forward_prompt(prompt))
+
+    def _timed(self, count: int, forward: Callable[[], Logits]) -> Logits:
+        calls, several = max(1, -(-count // self._runner.prefill_chunk)), count > 1
         per_call = self._latest.get(several, max(self._latest.values(), default=0.0))
         begun = self._clock()
         if begun + calls * per_call > self._end:
             raise TooSlowError(
                 f"would take more than {self._seconds:.0f} s of CPU time here, at {per_call:.1f} s a call of the model"
             )
-        logits = self._runner.forward(tokens)
+        logits = forward()
         self._latest[several] = (self._clock() - begun) / calls
         return logits
 
