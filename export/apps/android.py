@@ -12,6 +12,7 @@ from pathlib import Path
 from export.apps import App, link_with_script
 from export.bundle import Bundle
 from export.errors import AppError
+from export.oracle import ORACLE_FILE
 
 CATALOG = Path("gradle/libs.versions.toml")
 BUILD_SCRIPT = Path("app/build.gradle.kts")
@@ -27,6 +28,8 @@ set -eu
 cd "$(dirname "$0")"
 folder=/sdcard/Android/data/{identifier}/files/bundles/{name}
 adb shell mkdir -p "$folder"
+# the answers that the app holds a model against, the first time
+if [ -f "{links}/{name}/{oracle}" ]; then adb push "{links}/{name}/{oracle}" "$folder/"; fi
 for artifact in ${{1:-{artifacts}}}; do
     # what an earlier push left would be mixed with the new
     adb shell rm -rf "$folder/$artifact"
@@ -56,7 +59,7 @@ def read_app(directory: Path) -> App:
 
 def install(app: App, bundle: Bundle) -> list[str]:
     """Link the bundle into the app's folder and write the script that pushes what the app can run."""
-    place = link_with_script(app, bundle, links=LINKS, script=SCRIPT, text=PUSH)
+    place = link_with_script(app, bundle, links=LINKS, script=SCRIPT, text=PUSH, oracle=ORACLE_FILE)
     return [
         f"{app.directory / LINKS / bundle.path.resolve().name}: linked",
         f"install the app, connect the phone, then: sh {shlex.quote(str(place))}",

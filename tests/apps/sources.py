@@ -26,6 +26,6 @@ def main_sources(*modules: str) -> list[Path]:
     return kotlin_files(*(ANDROID_LIBRARY / module / "src" / "main" for module in modules))
 
 
-def test_sources(*modules: str) -> list[Path]:
+def sources_of_tests(*modules: str) -> list[Path]:
     """The tests of some modules."""
     return kotlin_files(*(ANDROID_LIBRARY / module / "src" / "test" for module in modules))

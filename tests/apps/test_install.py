@@ -11,6 +11,7 @@ import pytest
 from export import apps
 from export.bundle import Bundle
 from export.errors import AppError
+from export.oracle import ORACLE_FILE
 from export.plan import make_plan
 from export.spec import ExportSpec
 from runtimes.artifact import Artifact
@@ -52,6 +53,7 @@ def test_the_demo_is_an_app_with_both_engines() -> None:
 
 
 def test_the_bundle_is_linked_and_the_script_pushes_it(app_directory: Path, bundle: Bundle, tmp_path: Path) -> None:
+    (bundle.path / ORACLE_FILE).write_text("{}")
     said = apps.install(apps.open_app("android", app_directory), "android", bundle)
     link = app_directory / "bundles" / "tiny-bundle"
     assert link.is_symlink()
@@ -60,6 +62,7 @@ def test_the_bundle_is_linked_and_the_script_pushes_it(app_directory: Path, bund
     folder = "/sdcard/Android/data/org.qwenedge.demo/files/bundles/tiny-bundle"
     assert pushed(app_directory, tmp_path) == [
         f"shell mkdir -p {folder}",
+        f"push bundles/tiny-bundle/oracle.json {folder}/",
         f"shell rm -rf {folder}/onnx",
         f"push bundles/tiny-bundle/onnx {folder}/",
     ]

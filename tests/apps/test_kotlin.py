@@ -11,7 +11,7 @@ import pytest
 from benchmarks.stream import parse_stream
 from export.qwen_tokenizer import tokenizer_json
 from tests.apps.kotlin import Kotlin, KotlinError
-from tests.apps.sources import JVM_MODULES, test_sources
+from tests.apps.sources import JVM_MODULES, sources_of_tests
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +37,7 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def junit(kotlin: Kotlin, library: Path, qwen: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """What JUnit said of every test, and the stream that the benchmark's test has written."""
     classes = tmp_path_factory.mktemp("tests")
-    kotlin.compile(test_sources(*JVM_MODULES), classes, [library, *kotlin.test_libraries])
+    kotlin.compile(sources_of_tests(*JVM_MODULES), classes, [library, *kotlin.test_libraries])
     stream = tmp_path_factory.mktemp("stream") / "events.jsonl"
     properties = [f"-Dqwen.tokenizer={qwen}", f"-Dbenchmark.stream={stream}"]
     return kotlin.run_tests(classes, [library], properties), stream
@@ -47,7 +47,7 @@ def test_every_test_in_kotlin_passes(junit: tuple[str, Path]) -> None:
     said, _ = junit
     passed = re.search(r"^OK \((\d+) tests\)$", said, re.MULTILINE)
     assert passed, said[-5000:]
-    written = sum(file.read_text(encoding="utf-8").count("@Test") for file in test_sources(*JVM_MODULES))
+    written = sum(file.read_text(encoding="utf-8").count("@Test") for file in sources_of_tests(*JVM_MODULES))
     assert int(passed[1]) == written
 
 

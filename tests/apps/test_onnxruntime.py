@@ -20,7 +20,7 @@ from runtimes.vision.prompt import SeeingRunner
 from tests.apps.conftest import CACHE
 from tests.apps.kotlin import Kotlin
 from tests.apps.onnxruntime_java import java_library
-from tests.apps.sources import JVM_MODULES, main_sources, test_sources
+from tests.apps.sources import JVM_MODULES, main_sources, sources_of_tests
 from tests.devices_lane.debian import UnavailableError
 from tests.exports import exported
 from tools.golden import recording
@@ -64,7 +64,7 @@ def test_the_engine_says_on_the_real_runtime_what_python_says(
 ) -> None:
     classes, tests = tmp_path / "classes", tmp_path / "tests"
     kotlin.compile(main_sources("engine-onnxruntime"), classes, [library, binding / "classes"])
-    helpers = [file for file in test_sources(*JVM_MODULES) if not file.stem.endswith("Test")]
+    helpers = [file for file in sources_of_tests(*JVM_MODULES) if not file.stem.endswith("Test")]
     path = [library, classes, binding / "classes", *kotlin.test_libraries]
     kotlin.compile([*helpers, REAL_ENGINE], tests, path)
     answers, seen = tmp_path / "answers.json", tmp_path / "seen.json"

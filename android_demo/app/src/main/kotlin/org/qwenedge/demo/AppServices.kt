@@ -1,6 +1,7 @@
 package org.qwenedge.demo
 
 import android.content.Context
+import android.os.Build
 import android.os.Handler
 import android.os.Looper
 import android.system.Os
@@ -14,6 +15,7 @@ import org.qwenedge.engine.ChatSettings
 import org.qwenedge.engine.ChatView
 import org.qwenedge.engine.CrashGuard
 import org.qwenedge.engine.Engines
+import org.qwenedge.engine.SelfCheck
 import org.qwenedge.engine.TranscriptFile
 import org.qwenedge.engine.executorch.ExecuTorchFactory
 import org.qwenedge.engine.onnxruntime.OnnxRuntimeFactory
@@ -48,6 +50,7 @@ class AppServices(context: Context) {
         home = ChatHome(
             store = store,
             engines = { engines },
+            selfCheck = SelfCheck(context.filesDir.resolve("answers"), system = Build.VERSION.SDK_INT.toString()),
             guard = CrashGuard(context.filesDir.resolve("running"), health::lastExit),
             transcript = TranscriptFile(context.filesDir.resolve("chat.json")),
         ),

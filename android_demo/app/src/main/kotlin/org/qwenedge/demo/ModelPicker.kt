@@ -17,13 +17,13 @@ class ModelPicker(private val activity: Activity, private val services: AppServi
         }
     }
 
-    /** Copy the artifact in a folder that the user chose; checked on the way, so nothing half or wrong is ever there. */
+    /** Copy the artifact or bundle in a folder that the user chose; checked on the way, so nothing half or wrong is there. */
     fun import(folder: Uri) {
         services.files.execute {
             services.store.cleanUp()
             val message = try {
-                val done = services.store.import(FolderSource(activity.contentResolver, folder), Progress(::showShare))
-                activity.getString(R.string.imported, done.name)
+                val done = services.store.importBundle(FolderSource(activity.contentResolver, folder), Progress(::showShare))
+                activity.getString(R.string.imported, done.joinToString { it.name })
             } catch (error: QwenEdgeException) {
                 error.message
             }

@@ -42,5 +42,8 @@ open class EngineException(message: String, cause: Throwable? = null) : QwenEdge
 /** The device has not the memory that the model needs. */
 class MemoryException(message: String, cause: Throwable? = null) : EngineException(message, cause)
 
+/** The oracle of a bundle cannot be read, or this device answers otherwise. */
+class OracleException(message: String) : QwenEdgeException(message)
+
 /** A file of benchmark cases is none. */
 class CasesException(message: String) : QwenEdgeException(message)

@@ -13,8 +13,13 @@ import org.qwenedge.core.events.StopReason
 import org.qwenedge.core.vision.patchImage
 
 /** Where a chat finds its models and keeps itself; engines are made when the first model is opened. */
-class ChatHome(val store: BundleStore, val engines: () ->
-    Engines, val guard: CrashGuard, val transcript: TranscriptFile)
+class ChatHome(
+    val store: BundleStore,
+    val engines: () -> Engines,
+    val selfCheck: SelfCheck,
+    val guard: CrashGuard,
+    val transcript: TranscriptFile,
+)
 
 /**
  * One chat with one model, for a screen that comes and goes.
@@ -116,7 +121,7 @@ class ChatSession(
         update { copy(phase = Phase.LOADING, progress = null, notice = null) }
         home.store.verify(artifact, Progress { done, total -> update { copy(progress = done.toDouble() / total) } })
         val opened = home.guard.watch("opening ${installed.name}") {
-            loadModel(artifact, home.engines(), settings.templateOptions)
+            loadModel(artifact, home.engines(), settings.templateOptions, home.selfCheck)
         }
         val system = settings.system.takeIf { view.messages.isEmpty() }
         val talk = Conversation(opened.engine, opened.voice, system, emit = live)

@@ -16,9 +16,20 @@ class LoadedModel(val artifact: Artifact, val engine: Engine, val voice: Voice, 
     override fun close() = engine.close()
 }
 
-/** Open an artifact for a chat; small files first, so that a wrong one is found before the weights are read. */
-fun loadModel(artifact: Artifact, engines: Engines, options: Map<String, Any?>): LoadedModel {
+/**
+ * Open an artifact for a chat; small files first, so that a wrong one is found before the weights are read.
+ *
+ * [selfCheck] asks it the oracle of its bundle the first time.
+ */
+fun loadModel(
+    artifact: Artifact,
+    engines: Engines,
+    options: Map<String, Any?>,
+    selfCheck: SelfCheck? = null,
+): LoadedModel {
     val factory = engines.factoryOf(artifact)
+    val runtime = "${factory.runtime}-${factory.version}"
+    selfCheck?.refuseKnown(artifact, runtime)
     val manifest = artifact.manifest
     val template = artifact.chatTemplateFile
         ?: throw ChatTemplateException("${manifest.model} has no chat template (a base model?)")
@@ -35,8 +46,21 @@ fun loadModel(artifact: Artifact, engines: Engines, options: Map<String, Any?>):
     }
     val sampling = readSampling(artifact)
     try {
-        return LoadedModel(artifact, factory.open(artifact, defaultThreads()), voice, sampling)
+        val engine = factory.open(artifact, defaultThreads())
+        closingOnFailure(engine) { selfCheck?.ask(artifact, engine, runtime) }
+        return LoadedModel(artifact, engine, voice, sampling)
     } catch (error: OutOfMemoryError) {
         throw MemoryException("${manifest.model}: not enough memory to open it; close other apps or choose a smaller model", error)
+    }
+}
+
+/** Whoever opened an engine and then fails has to give its memory back. */
+private fun closingOnFailure(engine: Engine, action: () -> Unit) {
+    var isDone = false
+    try {
+        action()
+        isDone = true
+    } finally {
+        if (!isDone) engine.close()
     }
 }

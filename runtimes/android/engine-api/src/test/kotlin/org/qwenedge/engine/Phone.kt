@@ -8,7 +8,9 @@ import org.qwenedge.core.artifact.Installed
 
 /** An app's folders and its process, which may die and come back. Work runs at once, on the thread that asks for it. */
 class Phone(private val factory: (Phone) -> EngineFactory) {
-    private val root: File = createTempDirectory("phone").toFile().apply { deleteOnExit() }
+    private val root: File = createTempDirectory("phone").toFile().apply {
+        Runtime.getRuntime().addShutdownHook(Thread { deleteRecursively() })
+    }
     val pushed: File = root.resolve("pushed").apply { mkdirs() }
     val imported: File = root.resolve("imported")
     val store = BundleStore(imported, listOf(pushed), notes = root.resolve("notes"))
@@ -18,6 +20,8 @@ class Phone(private val factory: (Phone) -> EngineFactory) {
 
     /** Called on every change of the view: to press a button while the model works. */
     var onChange: (ChatView) -> Unit = {}
+    /** The version of the operating system. */
+    var system = "14"
     lateinit var session: ChatSession
         private set
 
@@ -31,7 +35,13 @@ class Phone(private val factory: (Phone) -> EngineFactory) {
     /** A new process: nothing is left but the files. */
     fun start(systemSays: String? = null) {
         views.clear()
-        val home = ChatHome(store, { Engines(listOf(factory(this))) }, CrashGuard(guardNote) { systemSays }, TranscriptFile(transcript))
+        val home = ChatHome(
+            store = store,
+            engines = { Engines(listOf(factory(this))) },
+            selfCheck = SelfCheck(root.resolve("answers"), system),
+            guard = CrashGuard(guardNote) { systemSays },
+            transcript = TranscriptFile(transcript),
+        )
         session = ChatSession(home, Executor { it.run() }, ChatSettings(thinking = false)) {
             views += session.view
             onChange(session.view)

@@ -6,6 +6,9 @@ import java.io.InputStream
 import org.qwenedge.core.FileMismatchException
 import org.qwenedge.core.NoSpaceException
 import org.qwenedge.core.QwenEdgeException
+import org.qwenedge.core.json.JsonException
+import org.qwenedge.core.json.JsonReader
+import org.qwenedge.core.oracle.Oracle
 
 /** An artifact to import, wherever it lies; paths are those of its manifest. */
 fun interface ArtifactSource {
@@ -37,9 +40,18 @@ class BundleStore(private val imported: File, private val pushed: List<File>, pr
         note.writeText(seen)
     }
 
+    /** Copy an artifact from outside the app, or all artifacts of a bundle with the oracle that belongs to them. */
+    fun importBundle(source: ArtifactSource, progress: Progress = Progress.NONE): List<Installed> {
+        val index = source.read(INDEX_FILE, Manifest.MAX_BYTES) ?: return listOf(import(source, progress))
+        val oracle = source.read(Oracle.FILE_NAME, Oracle.MAX_BYTES)
+        return artifactsOf(index).map { name ->
+            import(ArtifactSource { path -> source.open("$name/$path") }, progress, oracle)
+        }
+    }
+
     /** Copy an artifact from outside the app. Nothing of it is believed before it was checked. */
-    fun import(source: ArtifactSource, progress: Progress = Progress.NONE): Installed {
-        val bytes = source.open(Manifest.FILE_NAME)?.use { it.readAtMost(Manifest.MAX_BYTES + 1) }
+    fun import(source: ArtifactSource, progress: Progress = Progress.NONE, oracle: ByteArray? = null): Installed {
+        val bytes = source.read(Manifest.FILE_NAME, Manifest.MAX_BYTES)
             ?: throw FileMismatchException("no ${Manifest.FILE_NAME} there; choose the folder that holds it")
         val manifest = readManifest(bytes)
         val target = imported.resolve(directoryName(manifest))
@@ -48,6 +60,7 @@ class BundleStore(private val imported: File, private val pushed: List<File>, pr
         val partial = imported.resolve("$PARTIAL${manifest.sha256}")
         try {
             copyAll(source, manifest, partial, progress)
+            oracle?.let(partial.resolve(Oracle.FILE_NAME)::writeBytes)
             partial.resolve(Manifest.FILE_NAME).writeBytes(bytes)
             if (!partial.renameTo(target)) throw IOException("$partial could not be renamed to $target")
         } catch (error: IOException) {
@@ -125,6 +138,25 @@ class BundleStore(private val imported: File, private val pushed: List<File>, pr
         const val SPARE_BYTES = 64L * 1024 * 1024
         const val NAMING_DIGITS = 8
     }
+}
+
+/** What `bundle.json` calls its artifacts: the names of their folders. */
+private fun artifactsOf(index: ByteArray): List<String> = try {
+    val artifacts = (JsonReader(index.inputStream()).document() as? Map<*, *>)?.get("artifacts") as? Map<*, *>
+    artifacts?.keys.orEmpty().map { "$it" }.filter(FOLDER::matches)
+        .ifEmpty { throw FileMismatchException("$INDEX_FILE names no artifact; export the bundle again") }
+} catch (error: JsonException) {
+    throw FileMismatchException("$INDEX_FILE: not JSON: ${error.message}; copy the bundle again", error)
+}
+
+private const val INDEX_FILE = "bundle.json"
+private val FOLDER = Regex("[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
+
+/** The bytes of a small file, one more than [limit] where it is longer; null where it does not exist. */
+private fun ArtifactSource.read(path: String, limit: Int): ByteArray? = try {
+    open(path)?.use { it.readAtMost(limit + 1) }
+} catch (error: IOException) {
+    throw FileMismatchException("$path cannot be read (${error.message}); copy it again", error)
 }
 
 private fun InputStream.readAtMost(limit: Int): ByteArray {

@@ -7,6 +7,7 @@ import org.qwenedge.core.ManifestVersionException
 import org.qwenedge.core.json.JsonException
 import org.qwenedge.core.json.JsonReader
 import org.qwenedge.core.json.JsonWriter
+import org.qwenedge.core.vision.Grid
 import org.qwenedge.core.vision.ImageSpec
 
 private val NAME = Regex("[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
@@ -145,7 +146,15 @@ private fun imageSpec(fields: Fields) = ImageSpec(
     maxPixels = fields.integer("max_pixels", PIXELS).toInt(),
     mean = fields.numbers("mean", above = 0.0, most = 1000.0, count = 3..3),
     std = fields.numbers("std", above = 0.0, most = 1000.0, count = 3..3),
+    grids = if (fields.has("grids")) grids(fields) else emptyList(),
 ).also { fields.done() }
+
+/** The only images that a tower takes. */
+private fun grids(fields: Fields): List<Grid> {
+    val grids = fields.pairs("grids", 1L..4096, 1..64).map { (height, width) -> Grid(height.toInt(), width.toInt()) }
+    if (grids.toSet().size < grids.size) refuse("vision.images.grids", "one is listed twice")
+    return grids
+}
 
 /** What only the exporter needs is checked for its form and not kept. */
 private fun checkInputs(fields: Fields) {
@@ -246,6 +255,8 @@ private fun checkVision(manifest: Manifest) {
     if (images.factor.toLong() * images.factor > images.maxPixels || images.minPixels > images.maxPixels) {
         refuse("vision.images", "images of ${images.minPixels} to ${images.maxPixels} pixels are no range that one token fits")
     }
+    images.grids.find { it.cells.toLong() * images.factor * images.factor > images.maxPixels }
+        ?.let { refuse("vision.images", "a grid of ${it.height} x ${it.width} tokens has more than max_pixels ${images.maxPixels}") }
 }
 
 private fun checkUnique(names: List<String>, what: String) {

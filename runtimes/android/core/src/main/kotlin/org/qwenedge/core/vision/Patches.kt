@@ -1,7 +1,7 @@
 package org.qwenedge.core.vision
 
 private const val CHANNELS = 3
-private const val LEVELS = 255f
+private const val LEVELS = 255.0
 
 /** What the vision tower reads: a row of numbers for each patch of [grid]. */
 class PatchedImage(val grid: Grid, val patches: FloatArray, private val spec: ImageSpec) {
@@ -21,8 +21,9 @@ fun patchImage(image: Pixels, spec: ImageSpec): PatchedImage {
  * row by row. A patch is flat: channel, then frame (a still image stands in each), then row, then column.
  */
 private class Cutter(private val image: Pixels, private val spec: ImageSpec) {
-    private val mean = spec.mean.map(Double::toFloat)
-    private val std = spec.std.map(Double::toFloat)
+    // value / 255, minus the mean, by the standard deviation, as one product and one difference in float32
+    private val scale = spec.std.map { (1 / (LEVELS * it)).toFloat() }
+    private val shift = spec.mean.zip(spec.std) { mean, std -> (mean / std).toFloat() }
     private val out = FloatArray(image.rgb.size * spec.temporalPatchSize)
     private var at = 0
 
@@ -49,6 +50,6 @@ private class Cutter(private val image: Pixels, private val spec: ImageSpec) {
 
     private fun value(row: Int, column: Int, channel: Int): Float {
         val level = image.rgb[(row * image.size.width + column) * CHANNELS + channel].toInt() and 0xff
-        return (level / LEVELS - mean[channel]) / std[channel]
+        return level * scale[channel] - shift[channel]
     }
 }
