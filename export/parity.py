@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from torch import Tensor
 
 from export import operators as edge
@@ -89,7 +89,16 @@ def record_reference(
         "cache_scales": json.dumps({name: float(scale) for name, scale in store.cache_scales.items()}),
         "grids": json.dumps({name: grid.tolist() for name, grid in store.grids.items()}),
     }
-    save_file(arrays, path, metadata=metadata)
+    path.write_bytes(reference_bytes(arrays, metadata))
+
+
+def reference_bytes(arrays: dict[str, Any], metadata: dict[str, str]) -> bytes:
+    """A safetensors file; safetensors itself writes metadata in another order each time."""
+    plain = save(arrays)
+    start = 8 + int.from_bytes(plain[:8], "little")
+    header = json.dumps({"__metadata__": metadata, **json.loads(plain[8:start])}, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # tensors are aligned
+    return len(header).to_bytes(8, "little") + header + plain[start:]
 
 
 def _seen(request: LoweringRequest, prompt_ids: Sequence[int]) -> dict[str, Recorded]:

@@ -90,3 +90,7 @@ class PatientRunner:
 
     def close(self) -> None:
         self._runner.close()
+
+    def __getattr__(self, name: str) -> Any:
+        """What only some runners have, as it is: an engine's name, eyes."""
+        return getattr(self._runner, name)
