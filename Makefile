@@ -9,7 +9,7 @@ INSTALLED := .venv/.installed
 TINY := build/android-tiny
 PACKAGES := export runtimes benchmarks
 
-.PHONY: help venv export test test-slow test-arm test-arm-slow test-devices test-apps check format bench lock
+.PHONY: help venv export test test-slow test-arm test-arm-slow test-devices test-apps apk check format bench lock
 .DEFAULT_GOAL := help
 
 help: ## list the commands
@@ -45,6 +45,9 @@ test-devices: $(INSTALLED) ## run whole device runs: real adb to real adbd, and 
 
 test-apps: $(INSTALLED) ## check the demo apps: compile, type-check and test them here (npm and a JDK; Debian for Swift)
 	$(BIN)/python -m pytest tests/apps tests/test_golden.py -m "slow or not slow"
+
+apk: ## build the Android demo, signed, where an Android SDK and Gradle are
+	@python3 tools/build_apk.py
 
 check: $(INSTALLED) ## lint, formatting and types
 	$(BIN)/ruff check .

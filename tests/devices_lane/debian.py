@@ -33,6 +33,12 @@ class Group:
 
 
 KERNEL = "6.1.0-50"  # the one that linux-source-6.1 in bookworm is the source of
+# what aapt2 is linked with, as ldd tells
+AAPT_LIBRARIES = (
+    *("android-libaapt", "android-libandroidfw", "android-libbacktrace", "android-libbase", "android-libcutils"),
+    *("android-liblog", "android-libutils", "android-libziparchive", "7zip", "libc6", "libexpat1", "libgcc-s1"),
+    *("libpng16-16t64", "libprotobuf32t64", "libstdc++6", "zlib1g"),
+)
 GROUPS = {
     # the genuine Android debug daemon; bookworm has none
     "adbd-amd64": Group(suite="trixie", architecture="amd64", packages=("adbd",), closure=True),
@@ -63,6 +69,14 @@ GROUPS = {
     ),
     # what the Kotlin tests of the apps run on (tests/apps)
     "junit": Group(suite="bookworm", architecture="amd64", packages=("junit4", "libhamcrest-java"), closure=False),
+    # Android's own resource linker, what it links against (API 33), and what signs packages (tests/apps)
+    "aapt-amd64": Group(
+        suite="trixie",
+        architecture="amd64",
+        packages=("aapt", "android-framework-res", *AAPT_LIBRARIES),
+        closure=False,
+    ),
+    "apksigner": Group(suite="trixie", architecture="amd64", packages=("apksigner", "libapksig-java"), closure=False),
     # only unstable has it; a machine whose clock runs ahead finds its release file expired: the lock holds the hashes
     "perfetto-arm64": Group(
         suite="sid",
@@ -154,6 +168,7 @@ ETC = ("apt.conf", "preferences", "sources.list")
 ARCHITECTURE_ALL = frozenset(
     {f"linux-headers-{KERNEL}-common", "linux-source-6.1", "nlohmann-json3-dev"}
     | {"junit4", "libhamcrest-java"}
+    | {"android-framework-res", "apksigner", "libapksig-java"}
     | {"debconf", "linux-libc-dev", "media-types", "netbase", "readline-common", "tzdata"}
 )
 
