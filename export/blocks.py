@@ -19,6 +19,8 @@ from export.schemes import Format
 
 Seen = Callable[[tuple[str, ...], Tensor], None]
 """Told of every matrix product: the units that read the same inputs, and these inputs (tokens, in_features)."""
+Made = Callable[[str, Tensor | None, Tensor], None]
+"""Told of every matrix product: its unit, which of the unit's rows (None: all), and what they gave (N, T, rows)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +63,16 @@ class Block(Protocol):
         """A unit's weight (out, in), or a plain tensor."""
         ...
 
-    def run(self, hidden: Tensor, replaced: Mapping[str, Tensor] | None = None, seen: Seen | None = None) -> Tensor:
+    def run(
+        self,
+        hidden: Tensor,
+        replaced: Mapping[str, Tensor] | None = None,
+        seen: Seen | None = None,
+        made: Made | None = None,
+    ) -> Tensor:
         """Hidden states (N, T, C) from state zero to hidden states (N, T, C), with some tensors replaced.
 
-        Differentiable in `hidden` and in `replaced`.
+        Differentiable in `hidden` and in `replaced`; what `made` is told of lies on the way from them to the result.
         """
         ...
 
@@ -107,6 +115,7 @@ class BlockTask:
     formats: Mapping[str, Format]
     float_inputs: Tensor | None = None  # (N, T, C), from the float model
     real_inputs: Tensor | None = None  # (N, T, C), from the quantized blocks before
+    output_gradients: Tensor | None = None  # (N, T, C), by what the block puts out for `float_inputs`: export/flow.py
     seed: int = 0
 
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from export.blocks import Fold, Seen
+from export.blocks import Fold, Made, Seen
 from export.checkpoint import Checkpoint
 from export.config import ModelConfig
 from export.decoder import Activations, Layer, Matrix, Model, Part, Plain, Recipe, Rope, rope_table, text_positions
-from export.materialize import Weights, materialize
+from export.materialize import Weights, materialize, select_rows
 from export.operators import rms_norm
 from export.schemes import FLOAT, Layout
 from export.state import state_tensors
@@ -108,12 +108,18 @@ class CheckpointBlock:
     def tensor(self, name: str) -> Tensor:
         return self.tensors[name]
 
-    def run(self, hidden: Tensor, replaced: Mapping[str, Tensor] | None = None, seen: Seen | None = None) -> Tensor:
+    def run(
+        self,
+        hidden: Tensor,
+        replaced: Mapping[str, Tensor] | None = None,
+        seen: Seen | None = None,
+        made: Made | None = None,
+    ) -> Tensor:
         count, length, _ = hidden.shape
         tables = rope_table(self.config, length, "cos"), rope_table(self.config, length, "sin")
         positions = text_positions(0, length).expand(3, count, length)
         rope = Rope(positions, torch.tensor([0]), *tables, self.config.mrope_section)
-        with _telling(self.layer, seen):
+        with _telling(self.layer, seen), _telling_outputs(self, made):
             update, residual, _ = functional_call(
                 self.layer, self._buffers(replaced or {}), (None, hidden, rope, self._zero_state(hidden), False)
             )
@@ -250,6 +256,27 @@ def _telling(layer: Layer, seen: Seen | None) -> Iterator[None]:
     try:
         yield
         tell()
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _telling_outputs(block: CheckpointBlock, made: Made | None) -> Iterator[None]:
+    """While open, tell `made` of each matrix's output."""
+    matrices = [module for module in block.layer.modules() if isinstance(module, Matrix) and made is not None]
+
+    def hear(module: torch.nn.Module, _: tuple[Tensor, ...], y: Tensor) -> None:
+        assert isinstance(module, Matrix)
+        assert made is not None
+        (part,) = module.recipes["weight"].parts
+        numbers = torch.arange(block.shapes[part.unit][0]).unsqueeze(1)
+        rows = None if part.rows == "all" else select_rows(numbers, part, block.config).flatten()
+        made(part.unit, rows, y)
+
+    handles = [matrix.register_forward_hook(hear) for matrix in matrices]
+    try:
+        yield
     finally:
         for handle in handles:
             handle.remove()

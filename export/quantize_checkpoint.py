@@ -7,10 +7,14 @@ the streams, what the method needs; the embedding and the head some rows at a ti
 
 The real stream starts from float embeddings: their own error is small at 8 bits, and layers that knew of it could not
 be shared by backends that hold tables differently.
+
+A method that asks for gradients gets what the float model's flow holds (export/flow.py), made once for a checkpoint and
+a text and kept beside the blocks: other layouts read it too.
 """
 
 import hashlib
 import inspect
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,9 +28,10 @@ from export import catalog
 from export.blocks import BlockResult, BlockTask, QuantizeBlock, QuantizeTable, Statistics
 from export.calibration import tokens_hash
 from export.checkpoint import Checkpoint
-from export.checkpoint_blocks import CheckpointBlock, CheckpointModel, FloatWeights
+from export.checkpoint_blocks import CheckpointBlock, CheckpointModel, FloatWeights, block_units
 from export.config import ModelConfig
 from export.errors import QuantizationError
+from export.flow import Flow, make_flow, remove_unused
 from export.quantize import Codes
 from export.quantized import (
     QuantizedCheckpoint,
@@ -42,6 +47,8 @@ from export.sequence import run_block
 from export.weights import Unit, plain_tensors, units
 
 ROWS_AT_ONCE = 4096
+FLOWS = "flows"  # beside the quantized checkpoints
+FLOW_VERSION = 1  # raise when a flow of the same text comes out otherwise
 SHARED_MODULE = re.compile(r"^from export\.quantize\.(\w+) import", re.MULTILINE)
 
 Progress = Callable[[str, int], None]  # block name, bytes of checkpoint it was made from
@@ -55,6 +62,7 @@ class Method:
     version: str
     needs_calibration: bool
     needs_float_inputs: bool
+    needs_gradients: bool
     table_needs_gram: bool
     quantize_block: QuantizeBlock
     quantize_table: QuantizeTable
@@ -90,6 +98,7 @@ def load_method(name: str) -> Method:
         version=_source_hash(module),
         needs_calibration=module.NEEDS_CALIBRATION,
         needs_float_inputs=module.NEEDS_CALIBRATION and getattr(module, "NEEDS_FLOAT_INPUTS", True),
+        needs_gradients=getattr(module, "NEEDS_GRADIENTS", False),
         table_needs_gram=getattr(module, "TABLE_NEEDS_GRAM", False),
         quantize_block=module.quantize_block,
         quantize_table=module.quantize_table,
@@ -104,12 +113,23 @@ def quantize_checkpoint(job: Job, root: Path, progress: Progress) -> QuantizedCh
     store.prepare()
     model = CheckpointModel(weights=FloatWeights(checkpoint=job.checkpoint, config=job.config))
     streams = None if job.tokens is None else Streams(model, store, job.method, job.tokens)
+    missing = [name for name in model.block_names if not store.has(name)]
+    flow = _flow(job, model, root / FLOWS, progress) if job.method.needs_gradients and missing else None
     for block in members_of(job.config):
         if not store.has(block):
-            store.put(block, _make_block(job, model, block, streams, progress))
+            store.put(block, _make_block(job, model, block, streams, flow, progress))
         store.link(block)
         progress(block, _bytes(job, block))
     return open_quantized(store.directory, job.config, job.layout)
+
+
+def _flow(job: Job, model: CheckpointModel, parent: Path, progress: Progress) -> Flow:
+    """The float model's flow over the job's tokens."""
+    assert job.tokens is not None
+    remove_unused(parent)
+    key = json.dumps([FLOW_VERSION, job.checkpoint_hash, tokens_hash(job.tokens)])
+    directory = parent / hashlib.sha256(key.encode()).hexdigest()[:32]
+    return make_flow(model, lambda: model.weights.weight(model.head_unit), job.tokens, directory, progress)
 
 
 class Streams:
@@ -149,12 +169,19 @@ class Streams:
 
 
 def _make_block(
-    job: Job, model: CheckpointModel, block: str, streams: Streams | None, progress: Progress
+    job: Job, model: CheckpointModel, block: str, streams: Streams | None, flow: Flow | None, progress: Progress
 ) -> dict[str, Tensor]:
     """The tensors of a block's file."""
     if block.startswith("layers."):
-        inputs = (None, None) if streams is None else streams.before(block, progress)
-        return _layer(job, model.block(block), *inputs)
+        float_inputs, real_inputs = (None, None) if streams is None else streams.before(block, progress)
+        task = BlockTask(
+            block=model.block(block),
+            formats={unit.name: job.layout[unit.name] for unit in block_units(job.config, block)},
+            float_inputs=float_inputs if flow is None else flow.inputs(block),
+            real_inputs=real_inputs,
+            output_gradients=None if flow is None else flow.gradients(block),
+        )
+        return _layer(job, task)
     statistics = None
     if streams is not None and block == model.head_unit:
         statistics = head_statistics(streams.behind(progress), gram=job.method.table_needs_gram)
@@ -165,17 +192,13 @@ def _make_block(
     }
 
 
-def _layer(
-    job: Job, block: CheckpointBlock, float_inputs: Tensor | None, real_inputs: Tensor | None
-) -> dict[str, Tensor]:
-    formats = {unit: job.layout[unit] for unit in block.shapes}
-    task = BlockTask(block=block, formats=formats, float_inputs=float_inputs, real_inputs=real_inputs)
+def _layer(job: Job, task: BlockTask) -> dict[str, Tensor]:
     found = job.method.quantize_block(task)
     _check_result(job.method, task, found)
     tensors: dict[str, Tensor] = {}
-    for name in members_of(job.config)[block.name]:
+    for name in members_of(job.config)[task.block.name]:
         if name in found.codes:
-            tensors |= stored_codes(name, formats[name], found.codes[name])
+            tensors |= stored_codes(name, task.formats[name], found.codes[name])
             tensors |= stored_factors(name, found.rows.get(name), found.columns.get(name))
         else:
             tensors[stored_name(job, name)] = (

@@ -4,7 +4,7 @@ A generator: the caller stores each result as it comes, and may stop anywhere. I
 of all calibration tokens twice (float and real), and what the method needs.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -35,14 +35,28 @@ def start_streams(model: BlockModel, tokens: Tensor, embedding: Codes | None) ->
 
 
 def quantize_blocks(
-    model: BlockModel, formats: Mapping[str, Format], quantize: QuantizeBlock, streams: Streams | None, seed: int = 0
+    model: BlockModel,
+    formats: Mapping[str, Format],
+    quantize: QuantizeBlock,
+    streams: Streams | None,
+    gradients: Callable[[str], Tensor] | None = None,
 ) -> Iterator[tuple[str, BlockResult]]:
-    """Yield each block's name and result in order; without streams the method gets no data."""
+    """Yield each block's name and result in order; without streams the method gets no data.
+
+    `gradients` reads those by a block's outputs, for a method that needs them (export/flow.py).
+    """
     for name in model.block_names:
         block = model.block(name)
         own = {unit: formats[unit] for unit in block.shapes}
         inputs = (None, None) if streams is None else (streams.float_inputs, streams.real_inputs)
-        result = quantize(BlockTask(block=block, formats=own, float_inputs=inputs[0], real_inputs=inputs[1], seed=seed))
+        task = BlockTask(
+            block=block,
+            formats=own,
+            float_inputs=inputs[0],
+            real_inputs=inputs[1],
+            output_gradients=None if gradients is None else gradients(name),
+        )
+        result = quantize(task)
         yield name, result
         if streams is not None:
             streams = advance(block, result, streams)

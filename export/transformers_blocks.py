@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedModel
 
-from export.blocks import BlockResult, Fold, Seen
+from export.blocks import BlockResult, Fold, Made, Seen
 from export.errors import ConfigError
 from export.operators import dequantize
 from export.quantize import Codes
@@ -68,11 +68,17 @@ class TransformersBlock:
     def tensor(self, name: str) -> Tensor:
         return self.layer.get_parameter(self._parameter(name)).detach()
 
-    def run(self, hidden: Tensor, replaced: Mapping[str, Tensor] | None = None, seen: Seen | None = None) -> Tensor:
+    def run(
+        self,
+        hidden: Tensor,
+        replaced: Mapping[str, Tensor] | None = None,
+        seen: Seen | None = None,
+        made: Made | None = None,
+    ) -> Tensor:
         positions = torch.arange(hidden.shape[1]).unsqueeze(0)
         tables = self.rotary(hidden, position_ids=positions)
         weights = {self._parameter(name): tensor for name, tensor in (replaced or {}).items()}
-        with _telling(self.name, self.layer, seen):
+        with _telling(self.name, self.layer, seen), _telling_outputs(self.name, self.layer, made):
             found = functional_call(self.layer, weights, (hidden,), {"position_embeddings": tables})
         assert isinstance(found, Tensor)
         return found
@@ -182,6 +188,21 @@ def _telling(block: str, layer: nn.Module, seen: Seen | None) -> Iterator[None]:
     try:
         yield
         tell()
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _telling_outputs(block: str, layer: nn.Module, made: Made | None) -> Iterator[None]:
+    """While open, tell `made` of each matrix's output."""
+    handles = [
+        module.register_forward_hook(lambda _, __, y, unit=f"{block}.{name}", made=made: made(unit, None, y))
+        for name, module in _linears(layer)
+        if made is not None
+    ]
+    try:
+        yield
     finally:
         for handle in handles:
             handle.remove()

@@ -105,7 +105,7 @@ def told(told_of: list[str]) -> Callable[[str, int], None]:
     return lambda name, _: told_of.append(name)
 
 
-@pytest.mark.parametrize("name", ["rtn", "weighted"])
+@pytest.mark.parametrize("name", ["rtn", "weighted", "guided"])
 def test_an_interrupted_quantization_resumes_at_the_first_missing_block(
     name: str, fixture_checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -33,6 +33,7 @@ from export.calibration.sequences import default_texts
 from export.checkpoint import Checkpoint
 from export.checkpoint_blocks import CheckpointModel, FloatWeights
 from export.config import parse_config
+from export.flow import make_flow
 from export.models.tiny.corpus import read_book
 from export.operators import dequantize
 from export.quality.metrics import Estimate, TokenStats, difference, share_removed, summarize
@@ -148,7 +149,7 @@ def run(options: Options) -> dict[str, Measured]:
     for method in dict.fromkeys((BASELINE, *options.methods)):
         key = key_of(method, options, learned_from)
         formats = formats_of(subject.model, options.group_size)
-        results, seconds = kept(options, key, partial(quantize, subject, method, formats, learned_from, table))
+        results, seconds = kept(options, key, partial(quantize, subject, options, method, formats, learned_from, table))
         judge = partial(token_stats, subject, reference, results, table, judged)
         stats = kept(options, [*key, digest(judged)], judge)
         found[method] = Measured(
@@ -171,16 +172,24 @@ def formats_of(model: BlockModel, group_size: int) -> dict[str, Format]:
 
 
 def quantize(
-    subject: Subject, method: str, formats: Mapping[str, Format], tokens: Tensor, table: Codes
+    subject: Subject, options: Options, method: str, formats: Mapping[str, Format], tokens: Tensor, table: Codes
 ) -> tuple[dict[str, BlockResult], float]:
     """Every block's result, and how long it took."""
     chosen = load_method(method)
     start = time.perf_counter()
+
+    def say(step: str, _: int = 0) -> None:
+        sys.stderr.write(f"{method} {step} {time.perf_counter() - start:.0f} s\n")
+
     streams = start_streams(subject.model, tokens, table) if chosen.needs_calibration else None
+    gradients = None
+    if chosen.needs_gradients:
+        folder = options.work_dir / f"flow-{options.model}-{digest(tokens)[:16]}"
+        gradients = make_flow(subject.model, lambda: subject.table, tokens, folder, say).gradients
     results = {}
-    for name, result in quantize_blocks(subject.model, formats, chosen.quantize_block, streams):
+    for name, result in quantize_blocks(subject.model, formats, chosen.quantize_block, streams, gradients):
         results[name] = result
-        sys.stderr.write(f"{method} {name} {time.perf_counter() - start:.0f} s\n")
+        say(name)
     return results, time.perf_counter() - start
 
 

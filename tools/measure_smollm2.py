@@ -82,7 +82,7 @@ class Work:
             *compare.key_of(self.method, self.options, self.learned),
             {unit: str(one) for unit, one in formats.items()},
         ]
-        make = partial(compare.quantize, self.subject, self.method, formats, self.learned, self.table)
+        make = partial(compare.quantize, self.subject, self.options, self.method, formats, self.learned, self.table)
         found: tuple[dict[str, BlockResult], float] = compare.kept(self.options, key, make)
         return found
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from export.blocks import Block, BlockResult, BlockTask, Fold, Statistics
-from export.quantize import TINY
+from export.quantize import TINY, Codes
 from export.quantize._folds import Tensors, fold, normalized, read_columns, source_channels
 from export.quantize._matrix import Quantize
 from export.schemes import Format
@@ -54,6 +54,10 @@ class Smoothed:
             for unit, form in task.formats.items()
             if not form.is_float
         }
+        return self.result(codes)
+
+    def result(self, codes: Mapping[str, Codes]) -> BlockResult:
+        """Codes of the matrices as they are now, and the float tensors that changed."""
         return BlockResult(
             codes=codes,
             floats={name: one for name, one in self.tensors.items() if name not in codes},

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from export.blocks import Block
+from export.gradients import POSITIONS_AT_ONCE
 from export.schemes import Format, Layout
-from export.search.sensitivity import EMBEDDING, POSITIONS_AT_ONCE, Progress, Subject, Trace, divergence
+from export.search.sensitivity import EMBEDDING, Progress, Subject, Trace, divergence
 from export.sequence import run_block
 
 

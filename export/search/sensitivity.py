@@ -19,12 +19,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from export.blocks import Block, BlockModel, Statistics
+from export.gradients import POSITIONS_AT_ONCE, loss_gradients, pulled_back
 from export.schemes import Format
 from export.sequence import run_block
 
 DRAWS = 3  # of labels a sequence: a draw costs a backward pass, and the price's error falls by their root
 HEAD_TOKENS = 512  # positions on which the logits' table is priced
-POSITIONS_AT_ONCE = 128  # rows of logits in memory
 EMBEDDING = "embed_tokens"
 
 Table = Callable[[str], Tensor]
@@ -86,35 +86,14 @@ def trace(subject: Subject, tokens: Tensor, progress: Progress) -> Trace:
 def fisher_costs(subject: Subject, seen: Trace, candidates: Candidates, seed: int, progress: Progress) -> Costs:
     """The predicted divergence of each matrix in each format, nats a token."""
     model, count = subject.model, seen.tokens.numel()
-    gradients = _loss_gradients(subject, seen, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    gradients = loss_gradients(model, subject.table(model.head_unit), seen.last, DRAWS, generator)
     costs: dict[str, dict[Format, float]] = {}
     for name in reversed(model.block_names):
         found, gradients = _block_costs(subject, model.block(name), seen, gradients, candidates)
         costs |= {unit: {form: cost / count for form, cost in own.items()} for unit, own in found.items()}
         progress(name, count)
     return costs | _table_costs(subject, seen, gradients, candidates)
-
-
-def _loss_gradients(subject: Subject, seen: Trace, generator: torch.Generator) -> Tensor:
-    """Gradients (draws, N, T, C) of each sequence's summed -log p(drawn label) by what enters `finish`."""
-    model = subject.model
-    head = subject.table(model.head_unit)
-    found = torch.empty(DRAWS, *seen.last.shape)
-    for row, hidden in enumerate(seen.last):
-        source = hidden.unsqueeze(0).requires_grad_()
-        final = model.finish(source)
-        with torch.no_grad():
-            drawn = [_drawn(part, head, generator) for part in final[0].split(POSITIONS_AT_ONCE)]
-        for draw, by_final in enumerate(torch.cat(drawn, dim=1)):
-            (found[draw, row],) = torch.autograd.grad(final, source, by_final.unsqueeze(0), retain_graph=True)
-    return found
-
-
-def _drawn(final: Tensor, head: Tensor, generator: torch.Generator) -> Tensor:
-    """Gradients (draws, P, C) of -log p(label) by the head's inputs (P, C), labels drawn from p."""
-    p = (final @ head.T).softmax(-1)
-    labels = torch.multinomial(p, DRAWS, replacement=True, generator=generator)  # (P, draws)
-    return (p @ head).unsqueeze(0) - head[labels.T]
 
 
 def _block_costs(
@@ -129,13 +108,7 @@ def _block_costs(
     sums = {unit: torch.zeros(len(candidates[unit]), dtype=torch.float64) for unit in weights}
     before = torch.empty_like(gradients)
     for row, hidden in enumerate(seen.inputs[block.name]):
-        source = hidden.unsqueeze(0).requires_grad_()
-        out = block.run(source, weights)
-        for draw in range(DRAWS):
-            by_output = gradients[draw, row : row + 1]
-            by_input, *by_weight = torch.autograd.grad(
-                out, [source, *weights.values()], by_output, retain_graph=draw + 1 < DRAWS
-            )
+        for draw, (by_input, *by_weight) in enumerate(pulled_back(block, hidden, gradients[:, row], weights)):
             before[draw, row] = by_input[0]
             for unit, one in zip(weights, by_weight, strict=True):
                 sums[unit] += (changes[unit] @ one.flatten()).double().square() / (2 * DRAWS)
