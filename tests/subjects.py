@@ -13,7 +13,9 @@ from export.decoder import Activations, Decoder, text_positions
 from export.materialize import load
 from export.quantize_checkpoint import Job, load_method, quantize_checkpoint
 from export.quantized import QuantizedCheckpoint
+from export.random_checkpoint import RandomSpec, write_random_checkpoint
 from export.schemes import ActivationKind, Scheme, layout
+from export.sources import read_model_entry
 from export.state import zero_state
 from export.tensors import text_tensors
 
@@ -66,6 +68,15 @@ def request(
 def random_tokens(config: ModelConfig, count: int, seed: int = 1) -> Tensor:
     """Random token ids, int64 (1, count)."""
     return torch.randint(0, config.vocab_size, (1, count), generator=torch.Generator().manual_seed(seed))
+
+
+def two_layers(model: str, directory: Path) -> Path:
+    """A random checkpoint of a model's widths: a linear and a full attention layer, and a table of 4096 tokens."""
+    config = read_model_entry(model).config
+    assert config is not None
+    text = {**config["text_config"], "num_hidden_layers": 2, "vocab_size": 4096}
+    text["layer_types"] = ["linear_attention", "full_attention"]
+    return write_random_checkpoint(directory, RandomSpec(config={**config, "text_config": text}))
 
 
 @torch.no_grad()
