@@ -1,6 +1,8 @@
 """`make apk`: what is missing is named with its remedy, and Gradle is asked for what the workflow asks it for."""
 
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -8,6 +10,8 @@ import yaml
 from tests.apps.sources import ROOT
 from tools import build_apk
 
+# YAML 1.1 reads the key `on` as a truth value
+WORKFLOW: dict[Any, Any] = yaml.safe_load((ROOT / ".github" / "workflows" / "apps.yml").read_text(encoding="utf-8"))
 GRADLE = '#!/bin/sh\nprintf "%s\\n" "$ANDROID_HOME" "$*" > "$GRADLE_LOG"\nexit "$GRADLE_STATUS"\n'
 
 
@@ -44,8 +48,20 @@ def test_a_missing_tool_is_named_with_its_remedy(
 
 
 def test_the_workflow_builds_the_same() -> None:
-    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "apps.yml").read_text(encoding="utf-8"))
-    commands = [step.get("run", "") for step in workflow["jobs"]["android"]["steps"]]
+    commands = [step.get("run", "") for step in WORKFLOW["jobs"]["android"]["steps"]]
     [build] = [command for command in commands if command.startswith("gradle ")]
     assert set(build_apk.TASKS) <= set(build.split())
     assert any(str(build_apk.APK.relative_to(ROOT)) in command for command in commands)
+    [setup] = [
+        step["with"] for step in WORKFLOW["jobs"]["android"]["steps"] if "gradle-version" in step.get("with", {})
+    ]
+    catalog = tomllib.loads((ROOT / "android_demo" / "gradle" / "libs.versions.toml").read_text(encoding="utf-8"))
+    assert setup["gradle-version"] == catalog["versions"]["gradle"]
+
+
+def test_the_workflow_starts_for_files_that_exist() -> None:
+    for patterns in (WORKFLOW[True]["push"]["paths"], WORKFLOW[True]["pull_request"]["paths"]):
+        assert not [pattern for pattern in patterns if not (ROOT / pattern.removesuffix("/**")).exists()]
+    swift = [step["run"] for step in WORKFLOW["jobs"]["ios"]["steps"] if "run" in step]
+    [spec] = [line for line in swift if line.startswith("xcodegen")]
+    assert (ROOT / spec.split()[-1]).is_file()
