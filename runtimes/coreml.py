@@ -8,22 +8,30 @@ the layout that the artifact chose. Where a padded chunk would reach beyond the 
 
 import importlib
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.artifact import Artifact
+from runtimes.artifact import Artifact, Vision
 from runtimes.coreml_engines import Engine
 from runtimes.coreml_engines.description import Description, Layout, State, read_description
 from runtimes.device import default_threads
 from runtimes.errors import RuntimeFailedError, RuntimeUnavailableError, SnapshotError
 from runtimes.runner import HALF_WRITTEN, Logits, Tokens, check_tokens, check_version
+from runtimes.vision.fed import FedSeeingRunner, ImageFeed, position_ids, spread_features
+from runtimes.vision.grids import function_name, grid_of
+from runtimes.vision.prompt import Features
+from runtimes.vision.spec import PatchedImage
 
 READS_SPECIFICATION: Final = "10"  # the newest that the evaluator reads; the manifest's version is that of the file
 LOGITS: Final = "logits"
-CHECK_SECONDS: Final = 120.0  # of one check of `verify`: the evaluator takes seconds a call of a large model
+PATCHES: Final = "pixel_values"
+IMAGE_FEATURES: Final = "image_features"
+CHECK_SECONDS: Final = 60.0  # of one check of `verify`: the evaluator takes seconds a call of a large model
 MACOS: Final = "darwin"
 
 Array = NDArray[Any]
@@ -49,6 +57,7 @@ class CoremlRunner:
         self.prefill_chunk = manifest.prefill_chunk
         self.threads = threads
         self.layout = layout
+        self.feed: ImageFeed | None = None  # where the functions take images between the tokens
         self._description = description
         self._layout = self._description.layouts[layout]
         self._engine: Engine | None = engine
@@ -117,22 +126,31 @@ class CoremlRunner:
         """One call of every package."""
         call = "decode" if ids.size == 1 else "prefill"
         function = self._layout.functions[call]
-        self._failed = True  # also when a signal interrupts between the call and the new position
         flow = {"input_ids": self._padded(ids, call)}
+        given: dict[str, Array] = {
+            "position": np.array([self._position], np.int32),
+            "length": np.array([ids.size], np.int32),
+        }
+        piece = None if self.feed is None else self.feed.piece(ids, self._position)
+        if piece is not None:
+            size = flow["input_ids"].size
+            given |= {"position_ids": position_ids(piece, size), "image_features": spread_features(piece, size)}
+        self._failed = True  # also when a signal interrupts between the call and the new position
         for package in self._description.packages:
-            flow = self._call(package, function, flow, ids.size)
+            flow = self._call(package, function, flow, given)
         logits = _logits(flow, self.vocab_size)
+        if self.feed is not None and piece is not None:
+            self.feed.was_read(piece, self._position)
         self._position += ids.size
         self._failed = False
         return logits
 
-    def _call(self, package: str, function: str, flow: dict[str, Array], count: int) -> dict[str, Array]:
-        """One package: what flows in and out besides states is one tensor."""
+    def _call(self, package: str, function: str, flow: dict[str, Array], given: dict[str, Array]) -> dict[str, Array]:
+        """One package: what flows in and out besides states is one tensor; `given` is for all packages."""
         engine = self._open_engine()
         offered = {
             **flow,
-            "position": np.array([self._position], np.int32),
-            "length": np.array([count], np.int32),
+            **given,
             **{str(state.input_name): self._carried[state.name] for state in self._carriers},
         }
         wanted = engine.input_names(package, function)
@@ -159,7 +177,10 @@ class CoremlRunner:
         return self._engine
 
 
-def load_runner(artifact: Artifact, threads: int | None = None) -> CoremlRunner:
+CoremlRunners = CoremlRunner | FedSeeingRunner
+
+
+def load_runner(artifact: Artifact, threads: int | None = None) -> CoremlRunners:
     """The runner of a Core ML artifact in its default layout, on the best engine of this machine."""
     check_version(artifact, READS_SPECIFICATION)
     description = read_description(artifact)
@@ -185,18 +206,50 @@ def ways(artifact: Artifact) -> list[Way]:
     return [way for way in found if way != Way(layout=description.default_layout, engine=_engines()[0])]
 
 
-def open_way(artifact: Artifact, way: Way, threads: int | None = None) -> CoremlRunner:
+def open_way(artifact: Artifact, way: Way, threads: int | None = None) -> CoremlRunners:
     """A runner for one way."""
     count = threads or default_threads()
     description = read_description(artifact)
     functions = tuple(dict.fromkeys(description.layouts[way.layout].functions.values()))
-    make = _evaluator if way.engine == "evaluator" else _core_ml
-    return CoremlRunner(artifact, description, make(description, functions, way.engine, count), way.layout, count)
+    engine = _engine(way.engine, description.packages, functions, count)
+    runner = CoremlRunner(artifact, description, engine, way.layout, count)
+    vision = artifact.manifest.vision
+    if vision is None:
+        return runner
+    runner.feed = ImageFeed(vision=vision)
+    tower = Tower(artifact, vision, way.engine, count)
+    return FedSeeingRunner(text=runner, feed=runner.feed, encode=tower.encode, close_tower=tower.close)
 
 
-def describe_engine(runner: CoremlRunner) -> str:
+class Tower:
+    """The package that encodes images, opened when the first one comes."""
+
+    def __init__(self, artifact: Artifact, vision: Vision, engine: str, threads: int) -> None:
+        self._name = vision.tower_file.split("/")[0]
+        self._place = artifact.file(self._name)
+        self._images, self._engine_name, self._threads = vision.images, engine, threads
+        self._engine: Engine | None = None
+
+    def encode(self, image: PatchedImage) -> Features:
+        """The image's features."""
+        function = function_name(grid_of(image, self._images))
+        if self._engine is None:
+            functions = tuple(function_name(grid) for grid in self._images.grids)
+            self._engine = _engine(self._engine_name, {self._name: self._place}, functions, self._threads)
+        found = self._engine.call(self._name, function, {PATCHES: image.patches})
+        features: Features = found[IMAGE_FEATURES].astype(np.float32)
+        return features
+
+    def close(self) -> None:
+        """Give its memory back."""
+        self._engine = None
+
+
+def describe_engine(runner: Any) -> str:
     """What computes."""
-    return runner.engine_name
+    text = getattr(runner, "text", runner)  # of a runner that sees
+    name: str = text.engine_name
+    return name
 
 
 def _engines() -> list[str]:
@@ -206,14 +259,11 @@ def _engines() -> list[str]:
     return ["cpu_and_ne", "cpu_only", "cpu_and_gpu", "all", "evaluator"]
 
 
-def _evaluator(description: Description, functions: tuple[str, ...], _engine: str, threads: int) -> Engine:
-    module = _import("runtimes.coreml_engines.evaluator")
-    return cast(Engine, module.Evaluator(description.packages, functions, threads))
-
-
-def _core_ml(description: Description, functions: tuple[str, ...], engine: str, _threads: int) -> Engine:
-    module = _import("runtimes.coreml_engines.native")
-    return cast(Engine, module.CoreMl(description.packages, functions, engine.upper()))
+def _engine(name: str, packages: Mapping[str, Path], functions: tuple[str, ...], threads: int) -> Engine:
+    """The engine of this name with these functions of packages."""
+    if name == "evaluator":
+        return cast(Engine, _import("runtimes.coreml_engines.evaluator").Evaluator(packages, functions, threads))
+    return cast(Engine, _import("runtimes.coreml_engines.native").CoreMl(packages, functions, name.upper()))
 
 
 def _import(name: str) -> Any:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from export.backends import Lowered, LoweringRequest, Tolerance
 from export.config import ModelConfig
-from export.coreml_lowering.package import write_package
+from export.coreml_lowering.package import PACKAGE_LIST, write_package
 from export.coreml_lowering.program import Captured, FunctionSpec, build_program, capture_decoder, package_weights
 from export.coreml_lowering.state import file_states
+from export.coreml_lowering.vision import TowerElements, write_tower
 from export.decoder import Activations
 from export.errors import MissingPackageError, UnsupportedSchemeError
 from export.quantized import QuantizedCheckpoint
@@ -25,6 +26,8 @@ PACKAGE = "coremltools"
 OLDEST_RUNTIME = "9"  # of the specification: iOS 18, macOS 15
 BUILT_WITH = "9.0"  # coremltools; its internals are used, and other versions are known to write worse packages
 DESCRIPTION = "coreml.json"
+TOWER_PACKAGE = "vision.mlpackage"  # its functions are named after their grids
+TOWER_FILE = f"{TOWER_PACKAGE}/{PACKAGE_LIST}"
 FORMAT = 1
 MOST_PACKAGE_BYTES = 12 * 10**8  # at about 1.4 GB Core ML is reported to leave the Neural Engine without a word
 PREFILL_TOKENS = 64
@@ -34,6 +37,10 @@ ACTIVATION_KINDS = {"int8": Activations(), "float": Activations()}  # there is o
 TOLERANCE = Tolerance(float_error=8e-3, quantized_kld=1e-3)
 FINEST = ROWS_ONLY
 HOLDS_TABLES = True
+MODALITIES = ("text", "image")
+FIXED_GRIDS = True
+TOWER_ACTIVATIONS = Activations()  # int8 weights of the tower meet floats, as those of the text model do
+TOWER_ELEMENTS = TowerElements()
 # by their bytes: nothing was measured on a phone
 SPEED = Speed(
     relative={
@@ -102,11 +109,13 @@ def lower(
     store: QuantizedCheckpoint, request: LoweringRequest, directory: Path, progress: Callable[[str, int], None]
 ) -> Lowered:
     """Write the packages and coreml.json."""
-    return lower_captured(capture_decoder(store, request), directory, progress)
+    return lower_captured(capture_decoder(store, request), directory, progress, TOWER_ELEMENTS)
 
 
-def lower_captured(captured: Captured, directory: Path, progress: Callable[[str, int], None]) -> Lowered:
-    """Write the packages and coreml.json of a captured decoder."""
+def lower_captured(
+    captured: Captured, directory: Path, progress: Callable[[str, int], None], tower: TowerElements
+) -> Lowered:
+    """Write the packages and coreml.json of a captured decoder, and the vision tower of a model that sees."""
     request = captured.request
     packages = split_layers(captured, MOST_PACKAGE_BYTES)
     for name, layers in packages.items():
@@ -114,9 +123,12 @@ def lower_captured(captured: Captured, directory: Path, progress: Callable[[str,
     description = directory / DESCRIPTION
     description.write_text(json.dumps(_description(request, packages), indent=2) + "\n", encoding="utf-8")
     states = file_states(request.config, request.context_length, outside=LAYOUTS[DEFAULT_LAYOUT])
+    if request.vision is not None:
+        write_tower(request.vision.weights, request.vision.images.grids, tower, directory / TOWER_PACKAGE, progress)
+    written = [*packages, *([TOWER_PACKAGE] if request.vision is not None else [])]
     return Lowered(
         model_file=DESCRIPTION,
-        files=(description, *(file for name in packages for file in sorted((directory / name).rglob("*")))),
+        files=(description, *(file for name in written for file in sorted((directory / name).rglob("*")))),
         state=tuple(state.written() for state in states),
         prefill_chunk=_prefill_tokens(request),
         bytes_read_per_token=bytes_read(captured, request),
@@ -124,6 +136,7 @@ def lower_captured(captured: Captured, directory: Path, progress: Callable[[str,
         details={"packages": {name: [layers.start, layers.stop] for name, layers in packages.items()}},
         tolerance=TOLERANCE,
         float_activations=captured.element,
+        vision=None if request.vision is None else request.vision.written(TOWER_FILE, DESCRIPTION),
     )
 
 

@@ -12,18 +12,22 @@ from export.backends import Lowered, LoweringRequest
 from export.backends.coreml import (
     ACTIVATION_KINDS,
     FINEST,
+    FIXED_GRIDS,
     HOLDS_TABLES,
+    MODALITIES,
     OLDEST_RUNTIME,
     OPTIONS,
     RUNTIME,
     SPEED,
     TIED,
+    TOWER_ACTIVATIONS,
     check_blocks,
     estimate_with,
     lower_captured,
 )
 from export.config import ModelConfig
 from export.coreml_lowering.program import capture_decoder
+from export.coreml_lowering.vision import TowerElements
 from export.quantized import QuantizedCheckpoint
 from export.schemes import Layout
 from export.sizes import FLOAT_BYTES, Packing
@@ -31,12 +35,15 @@ from export.sizes import FLOAT_BYTES, Packing
 __all__ = [
     "ACTIVATION_KINDS",
     "FINEST",
+    "FIXED_GRIDS",
     "HOLDS_TABLES",
+    "MODALITIES",
     "OLDEST_RUNTIME",
     "OPTIONS",
     "RUNTIME",
     "SPEED",
     "TIED",
+    "TOWER_ACTIVATIONS",
 ]  # as in float16
 
 SUMMARY = "the same in float32 on CPU and GPU: tells what float16 does to an answer; states stay float16"
@@ -65,4 +72,5 @@ def lower(
     store: QuantizedCheckpoint, request: LoweringRequest, directory: Path, progress: Callable[[str, int], None]
 ) -> Lowered:
     """Write the packages and coreml.json."""
-    return lower_captured(capture_decoder(store, request, "float32"), directory, progress)
+    captured = capture_decoder(store, request, "float32")
+    return lower_captured(captured, directory, progress, TowerElements(stored="float32"))

@@ -21,6 +21,7 @@ from export.coreml_lowering import arithmetic, delta
 from export.coreml_lowering.state import CONV_WIDTH, FileState
 from export.coreml_lowering.weights import Weight, shared
 from export.errors import LoweringError
+from export.operators import mrope_axes
 
 Element = Literal["float16", "float32"]
 MASKED = -3e4  # added to scores of slots behind the sequence; -inf would make NaN of a difference, and 65504 is near
@@ -48,6 +49,7 @@ class Emitter:
     inputs: Mapping[str, Any]
     element: Element = "float16"  # of everything that is computed; states are float16
     clears_states: bool = False  # at position 0, for a runtime that cannot
+    image_token_id: int | None = None  # where images may stand between the tokens
     outputs: dict[str, Any] = field(default_factory=dict)
     dense: dict[str, Any] = field(default_factory=dict)
     repeated_masks: dict[int, Any] = field(default_factory=dict)
@@ -99,6 +101,13 @@ class Emitter:
             once = arithmetic.scaled(mb.cast(x=behind, dtype=self.short_name), MASKED)
             self.repeated_masks[repeat] = mb.concat(values=[once] * repeat, axis=0) if repeat > 1 else once
         return self.repeated_masks[repeat]
+
+    def with_images(self, rows: Any, ids: Any) -> Any:
+        """Embeddings (1, T, hidden) with image features in the places of image tokens."""
+        if self.image_token_id is None:
+            return rows
+        is_image = mb.expand_dims(x=mb.equal(x=ids, y=np.int32(self.image_token_id)), axes=[2])
+        return mb.select(cond=is_image, a=self.inputs["image_features"], b=rows)
 
     def last_token(self, x: Any) -> Any:
         """(1, T, ...) to (1, 1, ...)."""
@@ -195,11 +204,11 @@ def _linear(emitter: Emitter, args: list[Any], node: fx.Node) -> Any:  # noqa: A
 
 
 def _float_embedding(emitter: Emitter, args: list[Any], node: fx.Node) -> Any:  # noqa: ARG001
-    return mb.gather(x=emitter.matrix(args[0]), indices=args[1], axis=0)
+    return emitter.with_images(mb.gather(x=emitter.matrix(args[0]), indices=args[1], axis=0), args[1])
 
 
 def _embedding(emitter: Emitter, args: list[Any], node: fx.Node) -> Any:  # noqa: ARG001
-    return mb.gather(x=emitter.matrix(args[1]), indices=args[0], axis=0)
+    return emitter.with_images(mb.gather(x=emitter.matrix(args[1]), indices=args[0], axis=0), args[0])
 
 
 def _rms_norm(emitter: Emitter, args: list[Any], node: fx.Node) -> Any:  # noqa: ARG001
@@ -310,9 +319,9 @@ def _cached(emitter: Emitter, state: FileState, rows: Any) -> Any:
 
 def _rotary(emitter: Emitter, args: list[Any], node: fx.Node) -> Any:  # noqa: ARG001
     """Text has one position for time, height and width, so mRoPE turns every frequency by the same row."""
-    x, _, cos_table, sin_table, _ = args
+    x, _, cos_table, sin_table, sections = args
     half = cos_table.shape[-1]
-    cos, sin = (_rope_rows(emitter, table) for table in (cos_table, sin_table))
+    cos, sin = (_rope_rows(emitter, table, sections) for table in (cos_table, sin_table))
     first, second, rest = mb.split(x=x, split_sizes=[half, half, x.shape[-1] - 2 * half], axis=-1)
     turned = (
         mb.sub(x=mb.mul(x=first, y=cos), y=mb.mul(x=second, y=sin)),
@@ -321,10 +330,16 @@ def _rotary(emitter: Emitter, args: list[Any], node: fx.Node) -> Any:  # noqa: A
     return mb.concat(values=[*turned, rest], axis=-1)
 
 
-def _rope_rows(emitter: Emitter, table: Weight) -> Any:
+def _rope_rows(emitter: Emitter, table: Weight, sections: list[int]) -> Any:
     """The table's rows for this call's positions: float16 (1, T, 1, R)."""
     if table.name not in emitter.dense:
-        rows = mb.gather(x=table.stand_in(), indices=emitter.positions, axis=0)
+        if emitter.image_token_id is None:
+            rows = mb.gather(x=table.stand_in(), indices=emitter.positions, axis=0)
+        else:  # each frequency by the row of its own axis: products with ones and zeros are exact
+            found = mb.gather(x=table.stand_in(), indices=emitter.inputs["position_ids"], axis=0)  # (3, T, R)
+            axes = mrope_axes(table.shape[-1], sections).numpy()
+            chosen = (np.arange(3)[:, None, None] == axes).astype(emitter.element)
+            rows = mb.reduce_sum(x=mb.mul(x=found, y=chosen), axes=[0])
         emitter.dense[table.name] = mb.reshape(x=rows, shape=[1, emitter.tokens, 1, table.shape[-1]])
     return emitter.dense[table.name]
 

@@ -17,6 +17,7 @@ from export.coreml_lowering.weights import SPECIFICATION, Weight, WeightWriter
 
 AUTHOR = "com.apple.CoreML"
 MODEL = "model.mlmodel"
+PACKAGE_LIST = "Manifest.json"
 NAMESPACE = uuid.UUID("6d1d4e5c-0000-5000-8000-71776e656467")  # any constant; identifiers are derived from paths
 
 
@@ -42,7 +43,7 @@ def write_package(
         "itemInfoEntries": entries,
         "rootModelIdentifier": identifiers["model"],
     }
-    (package / "Manifest.json").write_text(json.dumps(manifest, indent=4) + "\n", encoding="utf-8")
+    (package / PACKAGE_LIST).write_text(json.dumps(manifest, indent=4) + "\n", encoding="utf-8")
 
 
 def _describe(program: Program, translated: Any) -> Any:

@@ -124,6 +124,7 @@ def _function(captured: Captured, layers: range, spec: FunctionSpec) -> Function
             inputs=function.inputs,
             element=captured.element,
             clears_states=spec.for_delegate,
+            image_token_id=None if request.vision is None else request.vision.config.image_token_id,
         )
         result = _walk(captured, layers, emitter, states)
         if spec.for_delegate and captured.element == "float16":
@@ -143,6 +144,10 @@ def _placeholders(captured: Captured, layers: range, spec: FunctionSpec, states:
     else:
         found[_hidden(layers.start)] = mb.placeholder((1, spec.tokens, config.hidden_size), dtype=float_type)
     found["position"] = mb.placeholder((1,), dtype=types.int32)
+    if captured.request.vision is not None:
+        found["position_ids"] = mb.placeholder((3, spec.tokens), dtype=types.int32)
+        if layers.start == 0:
+            found["image_features"] = mb.placeholder((1, spec.tokens, config.hidden_size), dtype=float_type)
     if spec.tokens > 1:
         found["length"] = mb.placeholder((1,), dtype=types.int32)
     for state in states:

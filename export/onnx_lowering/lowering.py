@@ -18,8 +18,6 @@ from export.onnx_lowering.vision import EMBEDDING_FILE, TOWER_FILE
 from export.quantized import QuantizedCheckpoint
 from export.schemes import FLOAT, Format, Layout
 from export.sizes import Packing, Speed
-from export.vision.request import VisionRequest
-from runtimes.artifact import Vision
 
 ACTIVATIONS = Activations(kind="int8_group", group_cap=ROW_BLOCK)
 # MatMulNBits at accuracy_level 4, and at 0; matrices with a static grid are MatMulIntegerToFloat
@@ -92,7 +90,7 @@ def lower_with(
         bytes_read_per_token=data.stat().st_size - tower_bytes + 2 * fixed_state_bytes,
         activations=activations,
         details={"opset": profile.opset, "oldest_runtime": profile.oldest_runtime},
-        vision=None if request.vision is None else _vision(request.vision),
+        vision=None if request.vision is None else request.vision.written(TOWER_FILE, EMBEDDING_FILE),
     )
 
 
@@ -103,17 +101,3 @@ def _vision_files(request: LoweringRequest, directory: Path) -> tuple[Path, ...]
     processor = directory / PROCESSOR_FILE
     processor.write_text(json.dumps(processor_config(request.vision.images), indent=2) + "\n", encoding="utf-8")
     return directory / EMBEDDING_FILE, directory / TOWER_FILE, processor
-
-
-def _vision(request: VisionRequest) -> Vision:
-    config = request.config
-    return Vision(
-        tower_file=TOWER_FILE,
-        embedding_file=EMBEDDING_FILE,
-        format=str(request.weights.form),
-        hidden_size=config.out_hidden_size,
-        image_token_id=config.image_token_id,
-        vision_start_token_id=config.vision_start_token_id,
-        vision_end_token_id=config.vision_end_token_id,
-        images=request.images,
-    )

@@ -9,6 +9,7 @@ from export.tensors import vision_tensors
 from export.vision.config import VisionConfig
 from export.vision.grids import Grids, with_grids
 from export.vision.weights import TowerWeights
+from runtimes.artifact import Vision
 from runtimes.vision.spec import ImageSpec
 
 FLOAT_BYTES = 4
@@ -27,6 +28,20 @@ class VisionRequest:
     @property
     def config(self) -> VisionConfig:
         return self.weights.vision
+
+    def written(self, tower_file: str, embedding_file: str) -> Vision:
+        """What a manifest says of the tower in these files."""
+        config = self.config
+        return Vision(
+            tower_file=tower_file,
+            embedding_file=embedding_file,
+            format=str(self.weights.form),
+            hidden_size=config.out_hidden_size,
+            image_token_id=config.image_token_id,
+            vision_start_token_id=config.vision_start_token_id,
+            vision_end_token_id=config.vision_end_token_id,
+            images=self.images,
+        )
 
 
 def for_backend(request: VisionRequest, backend: object, grids: Grids | None) -> VisionRequest:

@@ -70,7 +70,8 @@ class CoreMl:
     def reset(self) -> None:
         """New states, which Core ML makes of zeros."""
         for package in self._packages:
-            self._states[package] = self._models[package, self._first].make_state()
+            has_states = bool(self._state_names(package))  # a vision tower has none
+            self._states[package] = self._models[package, self._first].make_state() if has_states else None
 
     def _state_names(self, package: str) -> list[str]:
         return [feature.name for feature in self._described(package, self._first).state]

@@ -40,7 +40,9 @@ def artifact(directory: Path) -> Artifact:
 @pytest.fixture(scope="module", params=["inside", "outside"])
 def shared_runner(request: pytest.FixtureRequest, artifact: Artifact) -> CoremlRunner:
     """A runner of each layout; take `runner`, which is reset."""
-    return open_way(artifact, Way(layout=request.param, engine="evaluator"), threads=1)
+    found = open_way(artifact, Way(layout=request.param, engine="evaluator"), threads=1)
+    assert isinstance(found, CoremlRunner)
+    return found
 
 
 @pytest.fixture
