@@ -28,8 +28,15 @@ from runtimes.errors import RuntimeFailedError
 from runtimes.runner import Logits, check_version
 from runtimes.state import SequenceState, StateBuffer
 from runtimes.state_runner import StateRunner
+from runtimes.vision.prompt import Prompt, SeenImage
+from runtimes.vision.seeing import SeeingStateRunner, seen_image
+from runtimes.vision.spec import PatchedImage
 
 METHOD: Final = "forward"
+ENCODE_METHOD: Final = "vision_encoder"
+EMBED_METHOD: Final = "token_embedding"
+DECODE_METHOD: Final = "text_decoder"
+LAG: Final = "position_lag"  # a state tensor of the decoder: by how much positions are behind places
 
 Result = TypeVar("Result")
 
@@ -37,12 +44,15 @@ Result = TypeVar("Result")
 class ExecutorchRunner(StateRunner):
     """One sequence in one ExecuTorch method; the model clears its state when it sees position 0."""
 
+    decoder = METHOD
+
     def __init__(self, artifact: Artifact, threads: int) -> None:
         super().__init__(artifact, threads)
+        self._file = artifact.model_file
         self._program = _call(
             f"open {artifact.model_file}", lambda: portable_lib._load_program(str(artifact.model_file))
         )
-        self._method = _call(f"load {METHOD!r} of {artifact.model_file}", lambda: self._program.load_method(METHOD))
+        self._method = self._load(self.decoder)
         _check_interface(artifact, self._method)
         self._state = SequenceState([self._buffer(artifact, tensor) for tensor in artifact.manifest.state])
         self._output = torch.zeros(self.vocab_size)
@@ -52,10 +62,17 @@ class ExecutorchRunner(StateRunner):
         self._failed = True
         del self._state, self._output, self._method, self._program
 
+    def _load(self, name: str) -> Any:
+        return _call(f"load {name!r} of {self._file}", lambda: self._program.load_method(name))
+
     def _run(self, ids: NDArray[np.int64]) -> None:
-        inputs = (torch.from_numpy(ids.copy()).unsqueeze(0), torch.tensor([self._position]))
+        self._decode(_tokens(ids), ids.size)
+
+    def _decode(self, rows: torch.Tensor, count: int) -> None:
+        """Call the decoder on what it reads of so many tokens."""
+        inputs = (rows, torch.tensor([self._position]))
         self._output = _call(
-            f"run {ids.size} tokens after {self._position}", lambda: self._method.call(inputs, clone_outputs=False)
+            f"run {count} tokens after {self._position}", lambda: self._method.call(inputs, clone_outputs=False)
         )[0]
 
     def _last_logits(self) -> Logits:
@@ -78,12 +95,57 @@ class ExecutorchRunner(StateRunner):
         return StateBuffer(tensor=tensor, find=find)
 
 
+class ExecutorchSeeingRunner(SeeingStateRunner, ExecutorchRunner):
+    """One sequence of tokens and images, in the three methods that ExecuTorch's own multimodal runner calls."""
+
+    decoder = DECODE_METHOD
+
+    def __init__(self, artifact: Artifact, threads: int) -> None:
+        super().__init__(artifact, threads)
+        self._embedding = self._load(EMBED_METHOD)
+        self._tower: Any = None
+        self._lagging = self._method.get_attribute(LAG)
+
+    def see(self, image: PatchedImage) -> SeenImage:
+        """Run the vision tower on an image; its method is loaded when the first one comes."""
+        self._check_size(image)
+        if self._tower is None:
+            self._tower = self._load(ENCODE_METHOD)
+        levels = torch.from_numpy(image.levels.transpose(2, 0, 1).copy())
+        rows, columns = levels.shape[1:]
+        found = _call(f"encode an image of {rows} x {columns}", lambda: self._tower.call((levels,)))
+        return seen_image(image, found[0][0].numpy())
+
+    def restore(self, snapshot: object) -> None:
+        """Go back to a snapshot of this runner."""
+        super().restore(snapshot)
+        self._lagging.fill_(self._lag)
+
+    def close(self) -> None:
+        """Give the model's memory back."""
+        super().close()
+        del self._embedding, self._lagging
+        self._tower = None
+
+    def _read(self, ids: NDArray[np.int64], piece: Prompt | None) -> None:
+        inputs = (_tokens(ids),)
+        rows = _call(f"embed {ids.size} tokens", lambda: self._embedding.call(inputs, clone_outputs=False))[0]
+        if piece is not None:
+            rows[0, torch.from_numpy(ids == self.vision.image_token_id)] = torch.from_numpy(piece.features)
+        self._decode(rows, ids.size)
+
+
+def _tokens(ids: NDArray[np.int64]) -> torch.Tensor:
+    return torch.from_numpy(ids.copy()).unsqueeze(0)
+
+
 def load_runner(artifact: Artifact, threads: int | None = None) -> ExecutorchRunner:
     """The runner of an ExecuTorch artifact; its threads are one pool for the whole process."""
     check_version(artifact, importlib.metadata.version("executorch"))
     count = threads or default_threads()
     portable_lib._unsafe_reset_threadpool(count)
-    return ExecutorchRunner(artifact, count)
+    seeing = artifact.manifest.vision is not None
+    return ExecutorchSeeingRunner(artifact, count) if seeing else ExecutorchRunner(artifact, count)
 
 
 def _check_interface(artifact: Artifact, method: Any) -> None:
@@ -91,10 +153,10 @@ def _check_interface(artifact: Artifact, method: Any) -> None:
     meta = method.method_meta()
     if (meta.num_inputs(), meta.num_outputs()) != (2, 1):
         raise RuntimeFailedError(
-            f"{artifact.model_file}: {METHOD!r} has {meta.num_inputs()} inputs and {meta.num_outputs()} outputs; "
-            "expected tokens and input_pos in, logits out"
+            f"{artifact.model_file}: the decoder has {meta.num_inputs()} inputs and {meta.num_outputs()} outputs; "
+            "expected tokens or their rows and a place in, logits out"
         )
-    most = meta.input_tensor_meta(0).sizes()[-1]
+    most = meta.input_tensor_meta(0).sizes()[1]
     if most < artifact.manifest.prefill_chunk:
         raise RuntimeFailedError(
             f"{artifact.model_file}: takes {most} tokens a call, the manifest says {artifact.manifest.prefill_chunk}"

@@ -13,8 +13,6 @@ of tokens and image features, which a third makes of patches. The third is opene
 import mmap
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -24,14 +22,14 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from runtimes.artifact import Artifact, StateTensor, Vision
+from runtimes.artifact import Artifact, StateTensor
 from runtimes.device import default_threads
-from runtimes.errors import ImageError, RuntimeFailedError, SnapshotError
+from runtimes.errors import RuntimeFailedError
 from runtimes.runner import Logits, check_version
-from runtimes.state import SequenceState, StateBuffer, StateSnapshot
+from runtimes.state import SequenceState, StateBuffer
 from runtimes.state_runner import StateRunner
-from runtimes.vision.positions import TokenGrid, next_position
-from runtimes.vision.prompt import Features, Prompt, SeenImage
+from runtimes.vision.prompt import Prompt, SeenImage
+from runtimes.vision.seeing import SeeingStateRunner, seen_image
 from runtimes.vision.spec import PatchedImage
 
 IDS: Final = "input_ids"
@@ -112,81 +110,30 @@ class OnnxRunner(StateRunner):
         self._binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class SeeingSnapshot:
-    """A place in a sequence, and how far positions lag behind places there."""
-
-    state: StateSnapshot
-    lag: int
-
-    @property
-    def position(self) -> int:
-        return self.state.position
-
-
-class OnnxSeeingRunner(OnnxRunner):
-    """One sequence of tokens and images: `lag` is by how much positions are behind places in the sequence."""
+class OnnxSeeingRunner(SeeingStateRunner, OnnxRunner):
+    """One sequence of tokens and images."""
 
     reads = EMBEDDINGS
 
-    def __init__(self, artifact: Artifact, vision: Vision, threads: int) -> None:
+    def __init__(self, artifact: Artifact, threads: int) -> None:
         super().__init__(artifact, threads)
-        self.vision = vision
+        vision = self.vision
         self._embedding = _open_session(artifact.file(vision.embedding_file), threads)
         self._tower_file = artifact.file(vision.tower_file)
         self._tower: onnxruntime.InferenceSession | None = None
         self._embeddings = np.zeros((self.prefill_chunk, vision.hidden_size), np.float32)
         self._nothing_seen = np.zeros((0, vision.hidden_size), np.float32)
-        self._prompt: Prompt | None = None
-        self._prompt_start = 0  # the place of the prompt's first token
-        self._lag = 0
-
-    @property
-    def next_position(self) -> int:
-        """The position of the next token."""
-        return self._position - self._lag
 
     def see(self, image: PatchedImage) -> SeenImage:
         """Run the vision tower on an image."""
-        images, count = self.vision.images, image.height * image.width
-        if count * images.patch_size**2 > images.max_pixels:
-            raise ImageError(f"an image of {count} patches is larger than max_pixels {images.max_pixels} allows")
+        self._check_size(image)
+        count = image.height * image.width
         if self._tower is None:
             self._tower = _open_session(self._tower_file, self.threads)
         tower = self._tower
         feed = {"pixel_values": image.patches, "image_grid_thw": np.array([[1, image.height, image.width]], np.int64)}
         found = _call(f"encode {count} patches", lambda: tower.run([IMAGE_FEATURES], feed))
-        features: Features = found[0]
-        side = image.merge_size
-        return SeenImage(
-            features=features,
-            grid=TokenGrid(height=image.height // side, width=image.width // side),
-            digest=sha256(image.patches.tobytes()).hexdigest(),
-        )
-
-    def forward_prompt(self, prompt: Prompt) -> Logits:
-        """Append a prompt with images; `forward` appends plain text."""
-        self._prompt, self._prompt_start = prompt, self._position
-        try:
-            return self.forward(prompt.tokens)
-        finally:
-            self._prompt = None
-
-    def reset(self) -> None:
-        """Forget the sequence."""
-        super().reset()
-        self._lag = 0
-
-    def snapshot(self) -> SeeingSnapshot:  # type: ignore[override]
-        """Remember the sequence so far."""
-        return SeeingSnapshot(state=super().snapshot(), lag=self._lag)
-
-    def restore(self, snapshot: object) -> None:
-        """Go back to a snapshot of this runner."""
-        if not isinstance(snapshot, SeeingSnapshot):
-            raise SnapshotError("this snapshot was taken from another runner; a snapshot can only return to its own")
-        super().restore(snapshot.state)
-        self._lag = snapshot.lag
+        return seen_image(image, found[0])
 
     def close(self) -> None:
         """Give the model's memory back."""
@@ -194,29 +141,17 @@ class OnnxSeeingRunner(OnnxRunner):
         del self._embedding
         self._tower = None
 
-    def _run(self, ids: NDArray[np.int64]) -> None:
-        piece = None if self._prompt is None else self._piece(self._prompt, ids.size)
+    def _read(self, ids: NDArray[np.int64], piece: Prompt | None) -> None:
         features = self._nothing_seen if piece is None else piece.features
-        if not piece and (ids == self.vision.image_token_id).any():
-            raise ImageError("image tokens without an image; append them with forward_prompt")
         feed = {IDS: ids[None], IMAGE_FEATURES: features}
         embedded = _call(f"embed {ids.size} tokens", lambda: self._embedding.run([EMBEDDINGS], feed))
         self._embeddings[: ids.size] = embedded[0][0]
-        super()._run(ids)
-        after = self._position + ids.size
-        if piece is not None:
-            self._lag = after - next_position(piece.rows, self.next_position)
-
-    def _piece(self, prompt: Prompt, count: int) -> Prompt:
-        start = self._position - self._prompt_start
-        return prompt.cut(start, start + count)
+        OnnxRunner._run(self, ids)
 
     def _place(self, rows: NDArray[np.int64]) -> None:
         count = rows.shape[1]
-        if self._prompt is None:
-            rows[:] = np.arange(self.next_position, self.next_position + count)
-        else:
-            rows[:] = self._piece(self._prompt, count).rows
+        piece = self._piece(count)
+        rows[:] = np.arange(self.next_position, self.next_position + count) if piece is None else piece.rows
 
     def _bind_tokens(self, count: int) -> None:
         self._bind_input(EMBEDDINGS, self._embeddings, (1, count, self.vision.hidden_size))
@@ -225,9 +160,8 @@ class OnnxSeeingRunner(OnnxRunner):
 def load_runner(artifact: Artifact, threads: int | None = None) -> OnnxRunner:
     """The runner of an ONNX artifact."""
     check_version(artifact, onnxruntime.__version__)
-    vision = artifact.manifest.vision
-    if vision is not None:
-        return OnnxSeeingRunner(artifact, vision, threads or default_threads())
+    if artifact.manifest.vision is not None:
+        return OnnxSeeingRunner(artifact, threads or default_threads())
     return OnnxRunner(artifact, threads or default_threads())
 
 

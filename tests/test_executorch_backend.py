@@ -17,8 +17,7 @@ from torch.nn import functional
 from export.backends import Lowered, executorch
 from export.errors import LoweringError, UnsupportedSchemeError
 from export.executorch_lowering import translate
-from export.executorch_lowering.program import ProgramBuilder
-from export.executorch_lowering.pte import write_pte
+from export.executorch_lowering.pte import Method, write_pte
 from export.quantized import QuantizedCheckpoint
 from export.schemes import Format
 from tests.subjects import CONTEXT, chunked_logits, eager, quantized, random_tokens, relative_error, request
@@ -225,11 +224,12 @@ def test_a_shared_table_gives_the_bits_of_two_tables(
 ) -> None:
     store, _, shared = make("like_2b", scheme)
 
-    def write_apart(file: Path, builder: ProgramBuilder, *rest: Any) -> None:
-        assert any(constant.shared for constant in builder.constants)
-        for constant in builder.constants:
+    def write_apart(file: Path, methods: Sequence[Method], *rest: Any) -> None:
+        constants = methods[0].builder.constants
+        assert any(constant.shared for constant in constants)
+        for constant in constants:
             constant.shared = None
-        write_pte(file, builder, *rest)
+        write_pte(file, methods, *rest)
 
     monkeypatch.setattr(executorch, "write_pte", write_apart)
     apart = tmp_path / executorch.lower(store, request(store), tmp_path, lambda *_: None).model_file

@@ -10,7 +10,7 @@ import torch
 from export.backends import executorch
 from export.decoder import input_grid_name
 from export.executorch_lowering.program import ProgramBuilder
-from export.executorch_lowering.pte import write_pte
+from export.executorch_lowering.pte import Method, write_pte
 from export.executorch_lowering.tensors import Dynamic, Element
 from export.executorch_lowering.xnnpack import Grid, Weights
 from export.static_grids import with_static_grids
@@ -38,7 +38,7 @@ def test_the_emulated_product_is_xnnpacks_to_the_last_code(
     grids = [Grid(scale=scale, zero_point=zero) for scale, zero in (inputs, outputs)]
     result = program.open_region().static_linear(argument, weights, *grids)
     program.require(result)
-    write_pte(tmp_path / "product.pte", program, result, {}, lambda *_: None)
+    write_pte(tmp_path / "product.pte", [Method(program, result)], {}, lambda *_: None)
     found = portable_lib._load_for_executorch(str(tmp_path / "product.pte")).forward([x])[0]
     expected = torch.ops.edge.linear(
         x,

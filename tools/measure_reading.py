@@ -8,7 +8,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,10 +19,11 @@ from export.models.tiny.reading import Picture
 from runtimes.artifact import Artifact
 from runtimes.chat import expand_images, user_message
 from runtimes.generate import Settings, generate
-from runtimes.onnxruntime import OnnxSeeingRunner, load_runner
+from runtimes.runner import open_runner
 from runtimes.template import load_template
 from runtimes.tokenizer import Tokenizer, load_tokenizer
 from runtimes.vision.prepare import prepared
+from runtimes.vision.prompt import SeeingRunner
 
 CHECKPOINT = Path(card.__file__).parent
 MOST_TOKENS = 8
@@ -45,8 +46,8 @@ def pictures(count: int) -> list[Picture]:
 
 def by_artifact(artifact: Artifact) -> Answer:
     """The answers of an artifact in our runner."""
-    runner, tokenizer = load_runner(artifact, 1), load_tokenizer(artifact.tokenizer_file)
-    assert isinstance(runner, OnnxSeeingRunner), "the artifact sees no images"
+    assert artifact.manifest.vision is not None, "the artifact sees no images"
+    runner, tokenizer = cast(SeeingRunner, open_runner(artifact, 1)), load_tokenizer(artifact.tokenizer_file)
     template = load_template(artifact)
     settings = Settings(eos_token_ids=artifact.manifest.eos_token_ids, max_tokens=MOST_TOKENS)
 

@@ -14,14 +14,28 @@ from export.config import ModelConfig
 from export.decoder import Activations, Decoder
 from export.errors import LoweringError, UnsupportedSchemeError
 from export.executorch_lowering.delta import CHUNK
+from export.executorch_lowering.image import COORDINATES
+from export.executorch_lowering.matrices import Matrices
 from export.executorch_lowering.program import ProgramBuilder
-from export.executorch_lowering.pte import ALIGNMENT, write_pte
-from export.executorch_lowering.tensors import Dynamic, Element, Shape, Value
+from export.executorch_lowering.pte import ALIGNMENT, Method, write_pte
+from export.executorch_lowering.seeing import (
+    DECODE_METHOD,
+    EMBED_METHOD,
+    segment_length,
+    write_text_decoder,
+    write_token_embedding,
+)
+from export.executorch_lowering.state import kept_state
+from export.executorch_lowering.tensors import Dynamic, Element, Value
+from export.executorch_lowering.tower import METHOD as ENCODE_METHOD
+from export.executorch_lowering.tower import write_encoder
 from export.executorch_lowering.translate import Inputs, Translation, write_prologue
 from export.quantized import QuantizedCheckpoint
 from export.schemes import FLOAT, INT8_ROW, ROWS_ONLY, Format, Layout
 from export.sizes import Packing, Speed
-from export.state import StateTensor, state_tensors, zero_state
+from export.state import StateTensor, zero_state
+from export.vision.request import VisionRequest
+from runtimes.artifact import Vision
 
 SUMMARY = "XNNPACK and ExecuTorch's LLM kernels, 4- and 8-bit weights, int8 activations; also opens in TextLLMRunner"
 RUNTIME = "executorch"
@@ -30,6 +44,8 @@ PREFILL_CHUNK = CHUNK
 ACTIVATIONS = Activations(kind="int8_token")
 # XNNPACK has no float products with 4-bit groups, and no static ones with float results
 ACTIVATION_KINDS = {"int8": ACTIVATIONS, "int8_static": replace(ACTIVATIONS, static_outputs=True)}
+TOWER_ACTIVATIONS = ACTIVATIONS
+MODALITIES = ("text", "image")
 MODEL_FILE = "model.pte"
 BLOCK = 32
 # by their bytes: only 4 bits in groups of 32 were measured, 40.2 ms a token for 752 M weights (docs/results.md)
@@ -78,23 +94,67 @@ def lower(
 ) -> Lowered:
     """Write model.pte."""
     activations = replace(ACTIVATION_KINDS[request.activations], static=frozenset(store.grids))
-    decoder, captured = _capture(request, activations)
-    builder = ProgramBuilder()
-    inputs = _inputs(builder, request)
-    prologue = write_prologue(builder, store, request.context_length, inputs)
-    translation = Translation(builder, store, request.context_length, inputs, prologue)
-    recipes = {f"decoder.{name}": recipe for name, recipe in decoder.recipes().items()}
-    logits = translation.run(captured, recipes)
+    write = _write_text if request.vision is None else _write_seeing
+    methods, inputs = write(store, request, activations)
+    decoder = methods[0].builder
     file = directory / MODEL_FILE
-    write_pte(file, builder, logits, _metadata(request), progress)
+    write_pte(file, methods, _metadata(request), progress)
     return Lowered(
         model_file=MODEL_FILE,
         files=(file,),
         state=tuple(_written(tensor, value) for tensor, value in zip(inputs.state_tensors, inputs.state, strict=True)),
         prefill_chunk=_prefill_chunk(request),
-        bytes_read_per_token=_bytes_read(builder, inputs),
+        bytes_read_per_token=_bytes_read(methods, inputs),
         activations=activations,
-        details={"delegate": "XnnpackBackend", "delegates": len(builder.regions), "kernels": _kernels(builder)},
+        details={
+            "delegate": "XnnpackBackend",
+            "delegates": sum(len(method.builder.regions) for method in methods),
+            "kernels": _kernels(decoder),
+        },
+        vision=None if request.vision is None else _vision(request.vision),
+    )
+
+
+def _write_text(
+    store: QuantizedCheckpoint, request: LoweringRequest, activations: Activations
+) -> tuple[list[Method], Inputs]:
+    """One method, for the stock text runners."""
+    decoder, captured = _capture(request, activations)
+    builder = ProgramBuilder()
+    inputs = _inputs(builder, request)
+    prologue = write_prologue(builder, store, request.context_length, inputs)
+    translation = Translation(builder, Matrices(builder, store, request.context_length), inputs, prologue)
+    recipes = {f"decoder.{name}": recipe for name, recipe in decoder.recipes().items()}
+    return [Method(builder, translation.run(captured, recipes))], inputs
+
+
+def _write_seeing(
+    store: QuantizedCheckpoint, request: LoweringRequest, activations: Activations
+) -> tuple[list[Method], Inputs]:
+    """Three methods, for the stock multimodal runner; the decoder is the first."""
+    assert request.vision is not None
+    decoder = ProgramBuilder(DECODE_METHOD)
+    embedding = decoder.beside(EMBED_METHOD)
+    encoder = embedding.beside(ENCODE_METHOD)
+    features = write_encoder(encoder, request.vision, store.path.name)
+    matrices = Matrices(embedding, store, request.context_length)
+    rows = write_token_embedding(matrices, request.context_length)
+    reader = replace(matrices, program=decoder)
+    logits, inputs = write_text_decoder(reader, request, activations, _prefill_chunk(request))
+    return [Method(decoder, logits), Method(embedding, rows), Method(encoder, features)], inputs
+
+
+def _vision(request: VisionRequest) -> Vision:
+    config = request.config
+    return Vision(
+        tower_file=MODEL_FILE,
+        embedding_file=MODEL_FILE,
+        format=str(request.weights.form),
+        hidden_size=config.out_hidden_size + COORDINATES,
+        image_token_id=config.image_token_id,
+        vision_start_token_id=config.vision_start_token_id,
+        vision_end_token_id=config.vision_end_token_id,
+        images=request.images,
     )
 
 
@@ -126,24 +186,10 @@ def _prefill_chunk(request: LoweringRequest) -> int:
 
 
 def _inputs(builder: ProgramBuilder, request: LoweringRequest) -> Inputs:
-    tensors = state_tensors(request.config, request.context_length)
-    return Inputs(
-        tokens=builder.input((1, Dynamic(_prefill_chunk(request))), Element.INT64),
-        start=builder.input((1,), Element.INT64),
-        state=tuple(builder.state(tensor.name, _stored_shape(tensor)) for tensor in tensors),
-        state_tensors=tensors,
-    )
-
-
-def _stored_shape(tensor: StateTensor) -> Shape:
-    """The convolution's state and the caches have time before channels and heads here."""
-    if tensor.kind == "conv":
-        batch, channels, kept = tensor.shape
-        return (batch, kept, channels)
-    if tensor.kind == "recurrent":
-        return tensor.shape
-    batch, heads, slots, width = tensor.shape
-    return (batch, slots, heads, width)
+    sequence = builder.input((1, Dynamic(_prefill_chunk(request))), Element.INT64)
+    start = builder.input((1,), Element.INT64)
+    tensors, state = kept_state(builder, request)
+    return Inputs(sequence=sequence, start=start, state=state, state_tensors=tensors)
 
 
 def _written(tensor: StateTensor, value: Value) -> WrittenState:
@@ -162,7 +208,9 @@ def _written(tensor: StateTensor, value: Value) -> WrittenState:
 def _metadata(request: LoweringRequest) -> dict[str, Sequence[int | bool]]:
     """What ExecuTorch's text runners read (extension/llm/runner/constants.h)."""
     found: dict[str, Sequence[int | bool]] = {
-        "get_max_seq_len": [_prefill_chunk(request)],
+        "get_max_seq_len": [
+            _prefill_chunk(request) if request.vision is None else segment_length(request.context_length)
+        ],
         "get_max_context_len": [request.context_length],
         "get_vocab_size": [request.config.vocab_size],
         "get_n_layers": [request.config.num_layers],
@@ -176,11 +224,18 @@ def _metadata(request: LoweringRequest) -> dict[str, Sequence[int | bool]]:
     return found
 
 
-def _bytes_read(builder: ProgramBuilder, inputs: Inputs) -> int:
-    """Weights of the delegates, and the fixed-size state read and written."""
-    weights = sum(blob.num_bytes for blob in builder.named)
+def _bytes_read(methods: Sequence[Method], inputs: Inputs) -> int:
+    """Weights of the decoder's delegates, and the fixed-size state read and written."""
+    decoder, *others = [_read_by(method) for method in methods]
+    elsewhere = set().union(*others) - decoder
+    weights = sum(blob.num_bytes for blob in methods[0].builder.named if blob.key not in elsewhere)
     state = sum(tensor.num_bytes for tensor in inputs.state_tensors if tensor.token_axis is None)
     return weights + 2 * state
+
+
+def _read_by(method: Method) -> set[str]:
+    """The names of what a method's delegates read."""
+    return {constant.named_key for region in method.builder.regions for constant in region.constants}
 
 
 EXPECTED_KERNELS = ("llama::gated_delta_rule", "llama::update_cache", "llama::custom_sdpa")

@@ -20,7 +20,7 @@ from export.executorch_lowering.xnnpack import Blob, Region, blob_of
 
 XNNPACK = "XnnpackBackend"
 ALIGNMENT = 64
-ARENA = 1  # index of the one planned buffer; 0 is reserved
+FIRST_ARENA = 1  # index of a planned buffer; 0 is reserved
 OVERREAD_BYTES = 128  # XNNPACK kernels may read past the end of a tensor
 
 
@@ -60,8 +60,14 @@ class Call:
 
 @dataclass
 class ProgramBuilder:
-    """One method, `forward`."""
+    """One method; methods of one file share `constants` and `named`.
 
+    Each has an arena of its own: ExecuTorch's Module gives methods separate memory, its Python binding gives arenas of
+    one number to all methods of a program, and state must survive both.
+    """
+
+    name: str = "forward"
+    arena: int = FIRST_ARENA
     values: list[schema.EValue] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     operators: list[schema.Operator] = field(default_factory=list)
@@ -74,6 +80,11 @@ class ProgramBuilder:
     region: Region | None = None
     regions: list[Region] = field(default_factory=list)
     numbers: dict[tuple[type, object], int] = field(default_factory=dict)
+    loops: list[tuple[int, int]] = field(default_factory=list)  # first and last call of each
+
+    def beside(self, name: str) -> "ProgramBuilder":
+        """Another method of the same file."""
+        return ProgramBuilder(name=name, arena=self.arena + 1, constants=self.constants, named=self.named)
 
     # -- values ------------------------------------------------------------------------------------------------------
 
@@ -166,6 +177,14 @@ class ProgramBuilder:
         self._kernel_call(name, overload, [*(self._index(arg) for arg in args), result.index], reads, ())
         return result
 
+    def assign(self, slot: Slot, name: str, overload: str, args: Sequence[Argument]) -> None:
+        """Compute a number again into the place of an earlier one."""
+        self._kernel_call(name, overload, [*(self._index(arg) for arg in args), slot.index], (), ())
+
+    def integers(self, numbers: Sequence[Slot | int]) -> Slot:
+        """A list of integers, some of them computed before, as kernels take sizes."""
+        return Slot(self._append(schema.IntList([self._index(number) for number in numbers])))
+
     def call(self, region: Region, inputs: Sequence[Value], outputs: Sequence[Value]) -> None:
         """Call a graph that many calls share; an output may be an input too, where the graph reads it before."""
         for value in inputs:
@@ -190,6 +209,17 @@ class ProgramBuilder:
         self.calls.append(Call(schema.Instruction(jump)))
         yield
         jump.destination_instruction = len(self.calls)
+
+    def begin_loop(self) -> int:
+        """The place to which `end_loop` goes back."""
+        self.close_region()
+        return len(self.calls)
+
+    def end_loop(self, start: int, done: Slot) -> None:
+        """Run everything since `start` again until `done` holds."""
+        self.close_region()
+        self.calls.append(Call(schema.Instruction(schema.JumpFalseCall(done.index, start))))
+        self.loops.append((start, len(self.calls) - 1))
 
     def move(self, source: Value, target: Value) -> None:
         """Let `target` stand for the same tensor as `source` from here on."""
@@ -239,9 +269,9 @@ class ProgramBuilder:
     def plan(self, output: Value, segments: Sequence[int]) -> schema.ExecutionPlan:
         """Fill in delegate arguments, plan memory, and return the method; `segments` hold the regions' payloads."""
         calls = [self._with_arguments(call) for call in self.calls]
-        arena = self._plan_memory(calls, [*self.inputs, output])
+        num_bytes = self._plan_memory(calls, [*self.inputs, output])
         return schema.ExecutionPlan(
-            name="forward",
+            name=self.name,
             container_meta_type=schema.ContainerMetadata(encoded_inp_str="", encoded_out_str=""),
             values=self.values,
             inputs=[self.require(value) for value in self.inputs],
@@ -249,7 +279,7 @@ class ProgramBuilder:
             chains=[_chain([call.instruction for call in calls])],
             operators=self.operators,
             delegates=[self._delegate(segment) for segment in segments],
-            non_const_buffer_sizes=[0, arena],
+            non_const_buffer_sizes=[*[0] * self.arena, num_bytes],
         )
 
     def _load_largest_first(self) -> None:
@@ -282,6 +312,7 @@ class ProgramBuilder:
                 if self.tensors[owner].data_buffer_idx == 0:
                     first, last = lives.get(owner, (moment, moment))
                     lives[owner] = (min(first, moment), max(last, moment))
+        lives = {value: self._through_loops(life) for value, life in lives.items()}
         placed: list[tuple[int, int, tuple[int, int]]] = []  # offset, end, life
         for value in sorted(lives, key=lambda value: (-value.num_bytes, lives[value], value.program_id)):
             size = -(-value.num_bytes // ALIGNMENT) * ALIGNMENT
@@ -294,11 +325,16 @@ class ProgramBuilder:
                     offset = max(offset, end)
             placed.append((offset, offset + size, (first, last)))
             self.tensors[value].allocation_info = schema.AllocationDetails(
-                memory_id=ARENA, memory_offset_low=offset & 0xFFFFFFFF, memory_offset_high=offset >> 32
+                memory_id=self.arena, memory_offset_low=offset & 0xFFFFFFFF, memory_offset_high=offset >> 32
             )
         for value, owner in self.aliases.items():
             self.tensors[value].allocation_info = self.tensors[owner].allocation_info
         return max(end for _, end, _ in placed) + OVERREAD_BYTES
+
+    def _through_loops(self, life: tuple[int, int]) -> tuple[int, int]:
+        """What was made before a loop and is read in it is read again in the next round."""
+        first, last = life
+        return first, max([last, *(end for start, end in self.loops if first < start <= last)])
 
     def _delegate(self, segment: int) -> schema.BackendDelegate:
         place = schema.BackendDelegateDataReference(location=schema.DataLocation.SEGMENT, index=segment)

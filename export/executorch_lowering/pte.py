@@ -64,14 +64,25 @@ class Segments:
         return len(self.places) - 1
 
 
+@dataclass(frozen=True)
+class Method:
+    """A method of the file, built, and what it answers."""
+
+    builder: ProgramBuilder
+    output: Value
+
+
 def write_pte(
-    file: Path, builder: ProgramBuilder, output: Value, metadata: Mapping[str, Sequence[int | bool]], progress: Progress
+    file: Path, methods: Sequence[Method], metadata: Mapping[str, Sequence[int | bool]], progress: Progress
 ) -> None:
-    """Finish the program and write the file; equal inputs give equal bytes."""
-    builder.finish(output)
+    """Finish methods that share constants and named data, and write the file; equal inputs give equal bytes."""
     segments = Segments()
-    delegates = [_add_payload(segments, region.serialize()) for region in builder.regions]
-    constants, shared = _add_constants(segments, builder.constants)
+    delegates = []
+    for method in methods:
+        method.builder.finish(method.output)
+        delegates.append([_add_payload(segments, region.serialize()) for region in method.builder.regions])
+    first = methods[0].builder
+    constants, shared = _add_constants(segments, first.constants)
     named = [
         schema.NamedData(
             key=blob.key,
@@ -79,12 +90,12 @@ def write_pte(
             if blob in shared
             else segments.add_segment(blob.num_bytes, read),
         )
-        for blob, read in sorted(builder.named.items(), key=lambda item: item[0].key)
+        for blob, read in sorted(first.named.items(), key=lambda item: item[0].key)
     ]
-    plans = [builder.plan(output, delegates), *(getter(name, numbers) for name, numbers in sorted(metadata.items()))]
+    plans = [method.builder.plan(method.output, places) for method, places in zip(methods, delegates, strict=True)]
     program = schema.Program(
         version=SCHEMA_VERSION,
-        execution_plan=plans,
+        execution_plan=[*plans, *(getter(name, numbers) for name, numbers in sorted(metadata.items()))],
         constant_buffer=[],
         backend_delegate_data=[],
         segments=segments.places,

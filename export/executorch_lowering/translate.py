@@ -4,17 +4,13 @@ Everything is an XNNPACK operator except what needs a kernel of its own: the emb
 and its cache, and slices along time. Those close the open XNNPACK graph, so a layer costs one delegate call.
 """
 
-import hashlib
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import Node
@@ -22,23 +18,23 @@ from torch.fx import Node
 from export.decoder import Part, Recipe, input_grid_name, output_grid_name
 from export.errors import LoweringError
 from export.executorch_lowering import delta
-from export.executorch_lowering.program import ProgramBuilder, Read, Slot
+from export.executorch_lowering.matrices import Buffer, Matrices
+from export.executorch_lowering.program import ProgramBuilder, Slot
 from export.executorch_lowering.tensors import Dynamic, Element, Value
-from export.executorch_lowering.xnnpack import Blob, Grid, Region, Weights
-from export.materialize import materialize, select_rows
+from export.executorch_lowering.xnnpack import Grid, Region
+from export.materialize import materialize
 from export.operators import STATIC
 from export.quantized import QuantizedCheckpoint
 from export.state import StateTensor
 
 INT64_MAX = 2**63 - 1
-FLOAT32_CODE = 6  # ScalarType of the embedding's result
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
     """The graph's own inputs, as program values."""
 
-    tokens: Value
+    sequence: Value  # tokens, or embeddings
     start: Value
     state: tuple[Value, ...]  # in the decoder's order
     state_tensors: tuple[StateTensor, ...]
@@ -60,17 +56,23 @@ def write_prologue(
 ) -> Prologue:
     """Check the context's end before any state changes, clear the state at position 0, slice the tables."""
     position = program.primitive("aten::_local_scalar_dense", "", [inputs.start])
-    count = program.primitive("aten::sym_size", "int", [inputs.tokens, 1])
+    count = program.primitive("aten::sym_size", "int", [inputs.sequence, 1])
     rows = []
     for name in ("cos", "sin"):
         table = materialize(Recipe(field=name), store, context_length).numpy()
         slots, width = table.shape
         stored = program.constant(table.reshape(1, slots, 1, width), Element.FLOAT32)
-        rows.append(program.tensor((1, inputs.tokens.shape[1], 1, width)))
+        rows.append(program.tensor((1, inputs.sequence.shape[1], 1, width)))
         program.kernel("aten::narrow_copy", "out", [stored, 1, position, count], [rows[-1]])  # fails past the end
     at_start = program.primitive("executorch_prim::eq", "Scalar", [position, 0])
     pairs = zip(inputs.state, inputs.state_tensors, strict=True)
     program.clear_if(at_start, [value for value, tensor in pairs if tensor.token_axis is None])
+    is_single, square = single_or_chunk(program, count)
+    return Prologue(position=position, is_single=is_single, cos=rows[0], sin=rows[1], masks=square)
+
+
+def single_or_chunk(program: ProgramBuilder, count: Slot) -> tuple[Slot, Value]:
+    """Whether one token comes, and the masks of a chunk of more."""
     is_single = program.primitive("executorch_prim::eq", "Scalar", [count, 1])
     masks = program.constant(delta.masks(), Element.FLOAT32)
     length = Dynamic(delta.CHUNK)
@@ -79,15 +81,7 @@ def write_prologue(
     with program.only_if(is_single, wanted=False):
         program.kernel("aten::slice_copy", "Tensor_out", [masks, 2, 0, count, 1], [columns])
         program.kernel("aten::slice_copy", "Tensor_out", [columns, 1, 0, count, 1], [square])
-    return Prologue(position=position, is_single=is_single, cos=rows[0], sin=rows[1], masks=square)
-
-
-@dataclass(frozen=True)
-class Buffer:
-    """A tensor of the decoder, made when an operator asks for it."""
-
-    name: str
-    recipe: Recipe
+    return is_single, square
 
 
 @dataclass
@@ -95,18 +89,16 @@ class Translation:
     """One walk over the graph."""
 
     program: ProgramBuilder
-    store: QuantizedCheckpoint
-    context_length: int
+    matrices: Matrices
     inputs: Inputs
     prologue: Prologue
     values: dict[Node, Any] = field(default_factory=dict)
     tails: list[tuple[Value, Value]] = field(default_factory=list)  # inputs of a convolution, and its state
-    tables: dict[Part, Weights] = field(default_factory=dict)  # the embedding, and the head where tied
     chunk: Region | None = None  # the gated delta rule over many tokens, shared by all layers
 
     def run(self, captured: ExportedProgram, recipes: Mapping[str, Recipe]) -> Value:
         """Translate every node; returns the logits."""
-        users = iter([self.inputs.tokens, None, self.inputs.start, *self.inputs.state])
+        users = iter([self.inputs.sequence, None, self.inputs.start, *self.inputs.state])
         kinds = {spec.arg.name: spec for spec in captured.graph_signature.input_specs}
         for node in captured.graph.nodes:
             if node.op == "placeholder":
@@ -135,17 +127,6 @@ class Translation:
             self.program.kernel("aten::slice_copy", "Tensor_out", [joined, 1, start, INT64_MAX, 1], [state])
         self.tails.clear()
 
-    def is_tied(self, codes: Buffer) -> bool:
-        """Whether this matrix is also the embedding table."""
-        return codes.recipe.parts[0] in self.tables
-
-    def table(self, codes: Buffer) -> Weights:
-        """The embedding's bytes: 4-bit pairs in the embedding kernel's order, the even column in the high nibble."""
-        part = codes.recipe.parts[0]
-        if part not in self.tables:
-            self.tables[part] = self.weights(part, swapped=True)
-        return self.tables[part]
-
     def _translate(self, node: Node) -> Any:
         translate = TABLE.get(node.target)
         if translate is None:
@@ -161,59 +142,6 @@ class Translation:
         if isinstance(arg, list | tuple):
             return [self._argument(member) for member in arg]
         return arg
-
-    # -- tensors of the checkpoint ------------------------------------------------------------------------------------
-
-    def array(self, buffer: Buffer) -> NDArray[np.float32]:
-        """A small float32 tensor."""
-        made: NDArray[np.float32] = materialize(buffer.recipe, self.store, self.context_length).numpy()
-        return made
-
-    def weights(self, part: Part, swapped: bool = False) -> Weights:
-        """One part of a matrix; codes go over as the store holds them (XNNPACK's own order), `swapped` in pairs."""
-        form = self.store.layout[part.unit]
-        shape = rows, columns = self._shape(part)
-        if form.is_float:
-            codes = self._later(part, "weight", rows * columns * 4, lambda: self._rows(self.store.weight, part))
-            return Weights(shape=shape, bits=32, group_size=None, codes=codes, scales=None)
-        read = self._swapped_rows if swapped and form.bits == 4 else self._rows
-        kind = "swapped codes" if swapped else "codes"
-        codes = self._later(part, kind, rows * columns * form.bits // 8, lambda: read(self.store.packed, part))
-        scale_bytes = rows * form.groups(columns) * (2 if form.bits == 4 else 4)
-        scales = self._later(part, "scales", scale_bytes, lambda: self._scales(part))
-        return Weights(shape=shape, bits=form.bits, group_size=form.group_size, codes=codes, scales=scales)
-
-    def _later(self, part: Part, kind: str, num_bytes: int, read: Read) -> Blob:
-        """A blob named after its origin: the store's name is a hash of all that determines its content."""
-        origin = f"{self.store.path.name} {part.unit} {part.rows} {kind}"
-        return self.program.named_later(Blob(hashlib.sha256(origin.encode()).hexdigest(), num_bytes), read)
-
-    def _rows(self, matrix: Callable[[str], Tensor], part: Part) -> NDArray[Any]:
-        found: NDArray[Any] = select_rows(matrix(part.unit), part, self.store.config).numpy()
-        return found
-
-    def _swapped_rows(self, matrix: Callable[[str], Tensor], part: Part) -> NDArray[Any]:
-        codes = self._rows(matrix, part)
-        high = codes >> 4
-        codes <<= 4  # in place: the table is the largest thing in memory
-        codes |= high
-        return codes
-
-    def _scales(self, part: Part) -> NDArray[Any]:
-        """As XNNPACK reads them: bfloat16 per group for 4 bits, float32 per row for 8."""
-        scales = select_rows(self.store.scales(part.unit), part, self.store.config)
-        return scales.to(torch.bfloat16).view(torch.uint16).numpy() if self.is_4_bit(part) else scales.numpy()
-
-    def is_4_bit(self, part: Part) -> bool:
-        """Whether the part is stored as pairs of 4-bit codes."""
-        return self.store.layout[part.unit].bits == 4
-
-    def _shape(self, part: Part) -> tuple[int, int]:
-        entry = self.store.entries[f"{part.unit}.{'weight' if self.store.layout[part.unit].is_float else 'codes'}"]
-        rows, columns = entry.shape
-        if part.rows != "all":
-            rows //= 2
-        return rows, columns * (2 if self.store.layout[part.unit].bits == 4 else 1)
 
 
 # -- shapes and slices ------------------------------------------------------------------------------------------------
@@ -258,24 +186,26 @@ def _linear(translation: Translation, node: Node, x: Value, codes: Buffer, *rest
     users = list(node.users)
     if len(parts) > 1 and (len(users) != 1 or users[0].target is not torch.ops.aten.split_with_sizes.default):
         raise LoweringError(f"executorch lowers the fused matrix {codes.name} only where its product is split again")
-    if translation.is_tied(codes):
+    if translation.matrices.is_tied(codes):
         return _tied_head(translation, region, x, codes)
     if STATIC in rest:
         products = [_static_product(translation, region, x, part) for part in parts]
     else:
-        products = [region.linear(x, translation.weights(part)) for part in parts]
+        products = [region.linear(x, translation.matrices.weights(part)) for part in parts]
     return products if len(parts) > 1 else products[0]
 
 
 def _static_product(translation: Translation, region: Region, x: Value, part: Part) -> Value:
-    grids = [translation.store.grids[name].tolist() for name in (input_grid_name(part.unit), output_grid_name(part))]
+    grids = [
+        translation.matrices.store.grids[name].tolist() for name in (input_grid_name(part.unit), output_grid_name(part))
+    ]
     inputs, outputs = (Grid(scale=scale, zero_point=int(zero)) for scale, zero in grids)
-    return region.static_linear(x, translation.weights(part), inputs, outputs)
+    return region.static_linear(x, translation.matrices.weights(part), inputs, outputs)
 
 
 def _tied_head(translation: Translation, region: Region, x: Value, codes: Buffer) -> Value:
     """The head on the embedding's bytes; 4-bit pairs are the other way round there, so swap the inputs' pairs."""
-    weights = translation.table(codes)
+    weights = translation.matrices.table(codes)
     if weights.bits == 4:
         pairs = region.reshape(x, (*x.shape[:-1], x.shape[-1] // 2, 2))
         swapped = region.concatenate([region.slice(pairs, -1, 1, 1), region.slice(pairs, -1, 0, 1)], -1)
@@ -284,32 +214,11 @@ def _tied_head(translation: Translation, region: Region, x: Value, codes: Buffer
 
 
 def _embedding(translation: Translation, _: Node, ids: Value, codes: Buffer, *__: Any) -> Value:
-    return _rows(translation, ids, codes)
+    return translation.matrices.rows(ids, codes)
 
 
 def _float_embedding(translation: Translation, _: Node, weight: Buffer, ids: Value, *__: Any) -> Value:
-    return _rows(translation, ids, weight)
-
-
-def _rows(translation: Translation, ids: Value, codes: Buffer) -> Value:
-    program, weights = translation.program, translation.table(codes)
-    rows, columns = weights.shape
-    out = program.tensor((*ids.shape, columns))
-    if weights.scales is None:
-        table = program.shared_constant(weights.codes, (rows, columns), Element.FLOAT32)
-        program.kernel("aten::embedding", "out", [table, ids, -1, False, False], [out])
-    elif weights.bits == 4:
-        assert weights.group_size is not None
-        table = program.shared_constant(weights.codes, (rows, columns // 2), Element.UINT8)
-        scales = program.shared_constant(weights.scales, (rows, columns // weights.group_size), Element.BFLOAT16)
-        arguments = [table, scales, None, -8, 7, ids, FLOAT32_CODE]
-        program.kernel("quantized_decomposed::embedding_4bit", "dtype_out", arguments, [out])
-    else:
-        table = program.shared_constant(weights.codes, (rows, columns), Element.INT8)
-        scales = program.shared_constant(weights.scales, (rows, 1), Element.FLOAT32)
-        arguments = [table, scales, None, -128, 127, ids, FLOAT32_CODE]
-        program.kernel("quantized_decomposed::embedding_byte", "dtype_out", arguments, [out])
-    return out
+    return translation.matrices.rows(ids, weight)
 
 
 # -- norms, gates, activations ----------------------------------------------------------------------------------------
@@ -335,7 +244,7 @@ def _gated_rms_norm(translation: Translation, _: Node, x: Value, gate: Value, we
 def _normed(translation: Translation, x: Value, weight: Buffer, eps: float) -> Value:
     region = translation.program.open_region()
     inverse = region.reciprocal_root(region.mean_square(x, eps))
-    return region.multiply(region.multiply(x, inverse), region.constant(translation.array(weight)))
+    return region.multiply(region.multiply(x, inverse), region.constant(translation.matrices.array(weight)))
 
 
 def _l2_norm(translation: Translation, _: Node, x: Value, eps: float) -> Value:
@@ -355,9 +264,9 @@ def _delta_gate(
     of a slow head's decay and adds up over a context, so one Newton step on exp(-s) - 1 = -sigmoid(-|u|) follows.
     """
     region = translation.program.open_region()
-    u = region.add(a, region.constant(translation.array(dt_bias)))
+    u = region.add(a, region.constant(translation.matrices.array(dt_bias)))
     return [
-        region.multiply(_softplus(region, u), region.constant(translation.array(decay_scale))),
+        region.multiply(_softplus(region, u), region.constant(translation.matrices.array(decay_scale))),
         region.sigmoid(b),
     ]
 
@@ -388,7 +297,7 @@ def _causal_conv(translation: Translation, _: Node, x: Value, weight: Buffer, st
     program = translation.program
     region = program.open_region()
     joined = region.concatenate([state, x], 1)
-    out = region.depthwise_conv(joined, translation.array(weight))
+    out = region.depthwise_conv(joined, translation.matrices.array(weight))
     translation.tails.append((joined, state))
     return [region.multiply(out, region.sigmoid(out)), None]
 

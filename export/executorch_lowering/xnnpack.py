@@ -131,6 +131,19 @@ class Region:
     def reciprocal_root(self, x: Value) -> Value:
         return self._unary(schema.XNNReciprocalSquareRoot, x)
 
+    def floor(self, x: Value) -> Value:
+        return self._unary(schema.XNNFloor, x)
+
+    def gelu(self, x: Value) -> Value:
+        """By the error function."""
+        return self._unary(schema.XNNGelu, x)
+
+    def gelu_tanh(self, x: Value) -> Value:
+        """x (1 + tanh u) / 2 with u = sqrt(2 / pi) (x + 0.044715 x^3), which is x times the sigmoid of 2 u."""
+        cubic = self.add(self.scalar(1.0), self.multiply(self.square(x), self.scalar(0.044715)))
+        inner = self.multiply(self.multiply(x, cubic), self.scalar(2 * math.sqrt(2 / math.pi)))
+        return self.multiply(x, self.sigmoid(inner))
+
     def exponential_minus_one(self, x: Value) -> Value:
         """exp(x) - 1 of x <= 0, exact to the last places near 0."""
         out = self._result(x.shape)
@@ -138,16 +151,13 @@ class Region:
         return out
 
     def positive_part(self, x: Value) -> Value:
-        out = self._result(x.shape)
-        node = schema.XNNClamp(input_id=self.use(x), output_id=self.use(out), flags=0)
-        self._node(node, schema.OutputMinMax(output_min=0.0, output_max="inf"))
-        return out
+        return self._clamp(x, schema.OutputMinMax(output_min=0.0, output_max="inf"))
 
     def non_positive_part(self, x: Value) -> Value:
-        out = self._result(x.shape)
-        node = schema.XNNClamp(input_id=self.use(x), output_id=self.use(out), flags=0)
-        self._node(node, schema.OutputMinMax(output_min="-inf", output_max=0.0))
-        return out
+        return self.at_most(x, 0.0)
+
+    def at_most(self, x: Value, most: float) -> Value:
+        return self._clamp(x, schema.OutputMinMax(output_min="-inf", output_max=most))
 
     def batch_product(self, left: Value, right: Value, transpose_right: bool = False) -> Value:
         """(B, M, K) times (B, K, N), or times (B, N, K) transposed; the right factor is packed in every call."""
@@ -168,16 +178,15 @@ class Region:
         """
         width = x.shape[-1]
         if width <= NARROW:
-            average = np.full((1, width), 1.0 / width, dtype=np.float32)
-            weights = Weights(shape=(1, width), bits=32, group_size=None, codes=self.store(average), scales=None)
-            return self.linear(self.square(x), weights, np.array([eps], dtype=np.float32))
-        rows = Dynamic(math.prod(x.shape[:-1]))
-        # pooling averages axes 1 and 2 of channels-last data: one channel, and the row along a single axis
-        squares = self.reshape(self.square(x), (rows, 1, width, 1))
-        out = self._result((rows, 1, 1, 1))
-        node = schema.XNNGlobalAvgPooling2d(input_id=self.use(squares), output_id=self.use(out), flags=KEEP_DIMS)
-        self._node(node, UNBOUNDED)
-        return self.add(self.reshape(out, (*x.shape[:-1], 1)), self.scalar(eps))
+            return self._narrow_mean(self.square(x), np.array([eps], dtype=np.float32))
+        return self.add(self._pooled_mean(self.square(x)), self.scalar(eps))
+
+    def layer_norm(self, x: Value, weight: NDArray[np.float32], bias: NDArray[np.float32], eps: float) -> Value:
+        """Mean and variance of the last axis normalised."""
+        mean = self._narrow_mean(x) if x.shape[-1] <= NARROW else self._pooled_mean(x)
+        centred = self.subtract(x, mean)
+        normed = self.multiply(centred, self.reciprocal_root(self.mean_square(centred, eps)))
+        return self.add(self.multiply(normed, self.constant(weight)), self.constant(bias))
 
     def reshape(self, x: Value, shape: Shape) -> Value:
         if _same(x.shape, shape):
@@ -220,9 +229,8 @@ class Region:
         shape = parts[0].shape
         out = self._result((*shape[:axis], total, *shape[axis + 1 :]))
         ids = [self.use(part) for part in parts] + [INVALID_ID] * (5 - len(parts))
-        kind = {2: schema.XNNConcatenate2, 3: schema.XNNConcatenate3, 4: schema.XNNConcatenate4}[len(parts)]
         self._node(
-            kind(
+            CONCATENATE[len(parts)](
                 axis=axis,
                 input1_id=ids[0],
                 input2_id=ids[1],
@@ -379,6 +387,26 @@ class Region:
         self.values.append(schema.XValue(xvalue_union=schema.XNNQuantizedTensorValue(tensor, params)))
         return value_id
 
+    def _narrow_mean(self, x: Value, bias: NDArray[np.float32] | None = None) -> Value:
+        width = x.shape[-1]
+        average = np.full((1, width), 1.0 / width, dtype=np.float32)
+        weights = Weights(shape=(1, width), bits=32, group_size=None, codes=self.store(average), scales=None)
+        return self.linear(x, weights, bias)
+
+    def _pooled_mean(self, x: Value) -> Value:
+        """Pooling averages axes 1 and 2 of channels-last data: one channel, and the row along a single axis."""
+        rows = Dynamic(math.prod(x.shape[:-1]))
+        channel = self.reshape(x, (rows, 1, x.shape[-1], 1))
+        out = self._result((rows, 1, 1, 1))
+        node = schema.XNNGlobalAvgPooling2d(input_id=self.use(channel), output_id=self.use(out), flags=KEEP_DIMS)
+        self._node(node, UNBOUNDED)
+        return self.reshape(out, (*x.shape[:-1], 1))
+
+    def _clamp(self, x: Value, bounds: schema.OutputMinMax) -> Value:
+        out = self._result(x.shape)
+        self._node(schema.XNNClamp(input_id=self.use(x), output_id=self.use(out), flags=0), bounds)
+        return out
+
     def _unary(self, kind: type[schema.XNNNode1x1], x: Value) -> Value:
         out = self._result(x.shape)
         self._node(kind(input_id=self.use(x), output_id=self.use(out), flags=0))
@@ -394,6 +422,12 @@ class Region:
         self.nodes.append(schema.XNode(xnode_union=node, debug_handle=len(self.nodes), output_min_max=bounds))
 
 
+CONCATENATE = {
+    2: schema.XNNConcatenate2,
+    3: schema.XNNConcatenate3,
+    4: schema.XNNConcatenate4,
+    5: schema.XNNConcatenate5,
+}
 CODE_TYPES = {4: schema.XNNDatatype.xnn_datatype_qbint4, 8: schema.XNNDatatype.xnn_datatype_qcint8}
 FLOAT32 = schema.XNNDatatype.xnn_datatype_fp32
 UNBOUNDED = schema.OutputMinMax(output_min="-inf", output_max="inf")

@@ -75,7 +75,7 @@ def compare_with_stock(artifact: Artifact, runner: Runner, tolerance: float) -> 
     """Run the script in both runners, ours first; the reason of a failure, and figures. Closes our runner."""
     tokenizer = load_tokenizer(artifact.tokenizer_file)
     engine = stock_engine(artifact.manifest.runtime.name)
-    traits: Traits = engine.TRAITS
+    traits: Traits = engine.traits_of(artifact) if hasattr(engine, "traits_of") else engine.TRAITS
     script = write_script(artifact, runner, tokenizer, traits)
     ours = run_script(runner, script, traits)
     runner.close()  # before the model is loaded a second time

@@ -26,8 +26,10 @@ def patch_image(image: Image.Image, spec: ImageSpec) -> PatchedImage:
     width, height = image.size
     rows, columns = target_size(height, width, spec)
     resized = image if (rows, columns) == (height, width) else image.resize((columns, rows), Image.Resampling.BICUBIC)
+    levels = np.asarray(resized)
     return PatchedImage(
-        patches=cut_into_patches(normalize(np.asarray(resized), spec), spec),
+        patches=cut_into_patches(normalize(levels, spec), spec),
+        levels=levels,
         height=rows // spec.patch_size,
         width=columns // spec.patch_size,
         merge_size=spec.merge_size,

@@ -1,4 +1,4 @@
-"""What runners of models that see share: a prompt with images in pieces, positions that lag behind places, snapshots."""
+"""What runners of models that see share: prompts in pieces, positions that lag behind places, snapshots of both."""
 
 from dataclasses import dataclass
 from hashlib import sha256

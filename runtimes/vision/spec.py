@@ -33,9 +33,13 @@ class ImageSpec:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PatchedImage:
-    """What the vision tower reads: patches (height * width, patch_dim), and the grid they stand in."""
+    """What the vision tower reads: patches (height * width, patch_dim), and the grid they stand in.
+
+    `levels` uint8 (rows, columns, 3) are the resized pixels, for towers that cut them into patches themselves.
+    """
 
     patches: Patches
+    levels: NDArray[np.uint8]
     height: int
     width: int
     merge_size: int

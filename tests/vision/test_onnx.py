@@ -259,7 +259,7 @@ def test_a_text_artifact_is_run_by_the_plain_runner_and_says_nothing_of_vision(
     assert "vision" not in text.manifest.to_dict()
 
 
-@pytest.mark.parametrize("name", ["executorch", "onnx-portable"])
+@pytest.mark.parametrize("name", ["onnx-portable"])
 def test_a_backend_without_a_tower_is_refused_before_any_work(name: str, checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedSchemeError, match=f"{name} holds no vision tower yet.*add --backend onnx"):
         make_plan(small_spec(tmp_path, checkpoint, modality="image", backends=(name,)))
