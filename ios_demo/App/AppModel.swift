@@ -12,6 +12,8 @@ final class AppModel {
     private(set) var importProgress: Double?
     private(set) var benchmark: BenchmarkRun?
     var importProblem: String?
+    /// What went wrong while pictures were chosen.
+    var pictureProblem: String?
     let device = DeviceState()
 
     private let home: ChatHome
@@ -40,7 +42,7 @@ final class AppModel {
     func refresh() { installed = home.store.list() }
 
     func choose(_ entry: Installed) { Task { await session.choose(entry) } }
-    func say(_ text: String) { Task { await session.say(text) } }
+    func say(_ text: String, _ pictures: [ImageFile]) { Task { await session.say(text, pictures: pictures) } }
     func regenerate() { Task { await session.regenerate() } }
     func newChat() { Task { await session.newChat() } }
     func stop() { session.stop() }

@@ -10,7 +10,7 @@ struct ChatScreen: View {
         NavigationStack {
             VStack(spacing: 0) {
                 MessageList(view: model.view)
-                if let notice = model.view.notice { NoticeBar(text: notice) }
+                if let notice = model.pictureProblem ?? model.view.notice { NoticeBar(text: notice) }
                 FigureBar(figures: model.view.figures, device: model.device)
                 Composer(model: model)
             }

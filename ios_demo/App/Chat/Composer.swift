@@ -1,14 +1,18 @@
 import QwenEdgeCore
 import SwiftUI
 
-/// The field to write in; send, stop, and another answer.
+/// The field to write in; pictures where the model sees; send, stop, and another answer.
 struct Composer: View {
     let model: AppModel
     @State private var text = ""
+    @State private var pictures: [ImageFile] = []
 
     var body: some View {
         HStack(alignment: .bottom) {
-            TextField("Message", text: $text, axis: .vertical)
+            if model.view.canSee {
+                PictureButton(pictures: $pictures) { model.pictureProblem = $0 }
+            }
+            TextField(prompt, text: $text, axis: .vertical)
                 .lineLimit(1...6)
                 .textFieldStyle(.roundedBorder)
             if model.view.phase == .answering {
@@ -29,8 +33,14 @@ struct Composer: View {
         model.view.phase == .ready || model.view.phase == .asleep
     }
 
+    private var prompt: String {
+        pictures.isEmpty ? "Message" : "Message, with \(pictures.count) picture\(pictures.count == 1 ? "" : "s")"
+    }
+
     private func send() {
-        model.say(text)
+        model.pictureProblem = nil
+        model.say(text, pictures)
         text = ""
+        pictures = []
     }
 }

@@ -24,8 +24,12 @@ private struct MessageRow: View {
     let message: Message
 
     var body: some View {
-        Text(message.content)
-            .textSelection(.enabled)
+        VStack(alignment: .leading) {
+            if !message.images.isEmpty {
+                Label("\(message.images.count)", systemImage: "photo").font(.caption).foregroundStyle(.secondary)
+            }
+            Text(message.content).textSelection(.enabled)
+        }
             .padding(10)
             .background(message.role == .user ? Color.accentColor.opacity(0.15) : Color.secondary.opacity(0.1))
             .clipShape(RoundedRectangle(cornerRadius: 12))

@@ -13,6 +13,9 @@
         public init() {}
 
         public func open(_ artifact: Artifact, threads: Int?) throws -> any Engine {
+            guard artifact.manifest.vision == nil else {
+                throw EdgeError(.engine, "\(artifact.name) sees, which this app cannot do with Core AI; use the Core ML artifact")
+            }
             let asset = try artifact.place(of: artifact.manifest.modelFile).deletingLastPathComponent()
             let layout = FunctionLayout(decode: "decode", prefill: "prefill", states: [])
             let runner = try CoreAIRunner(asset, layout, artifact.manifest.state)

@@ -44,6 +44,11 @@
             return array
         }
 
+        /// No function asks for numbers: assets that see are refused when they are opened.
+        func tensor(_ values: [Float], shape: [Int], for input: FunctionInput) throws -> NDArray {
+            throw EdgeError(.engine, "Core AI's function '\(input.function)' wants '\(input.name)', which this app cannot give")
+        }
+
         /// All states are given with each call.
         func zeros(for state: FunctionLayout.State) throws -> NDArray {
             throw EdgeError(.engine, "Core AI knows no state '\(state.name)' outside its calls")

@@ -34,14 +34,19 @@
 
         public func open(_ artifact: Artifact, threads: Int?) throws -> any Engine {
             let description = try CoreMLDescription(of: artifact)
-            let packages = try CompiledPackages(in: compiled).places(of: description.packages, artifact)
+            let vision = artifact.manifest.vision
+            let tower = vision.map { String($0.towerFile.prefix { $0 != "/" }) }
+            let packages = description.packages
+            let places = try CompiledPackages(in: compiled).places(of: packages + (tower.map { [$0] } ?? []), artifact)
             let candidates = Self.candidates(description)
             return try ways.open(artifact, ways: candidates.map(\.name), oracle: try oracle(of: artifact)) { name in
                 let way = candidates.first { $0.name == name }!
                 let layout = description.layout(way.layout)!
-                let runner = try CoreMLRunner(packages, layout, units: way.units, name: "Core ML, \(way.name)")
-                return try FunctionEngine(
-                    runner, packages: description.packages, layout: layout, manifest: artifact.manifest)
+                let runner = try CoreMLRunner(
+                    places.filter { packages.contains($0.key) }, layout, units: way.units, name: "Core ML, \(way.name)")
+                let text = try FunctionEngine(runner, packages: packages, layout: layout, manifest: artifact.manifest)
+                guard let vision, let tower else { return text }
+                return SeeingFunctionEngine(text, vision, encode: Tower(places[tower]!).encode)
             }
         }
 

@@ -46,6 +46,11 @@
             return Tensor(array: array)
         }
 
+        func tensor(_ values: [Float], shape: [Int], for input: FunctionInput) throws -> Tensor {
+            let wanted = try model(input.package, input.function).modelDescription.inputDescriptionsByName[input.name]
+            return Tensor(array: try multiArray(values, shape, wanted?.multiArrayConstraint?.dataType ?? .float32))
+        }
+
         func zeros(for state: FunctionLayout.State) throws -> Tensor {
             let type: MLMultiArrayDataType = state.dtype == .float32 ? .float32 : .float16
             let array = try MLMultiArray(shape: state.shape.map { NSNumber(value: $0) }, dataType: type)

@@ -19,7 +19,11 @@ final class ChatTemplateTests: XCTestCase {
 
     func testATemplateCannotRunForEverOrFillTheMemory() {
         let loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
-        for source in [loops, "{{ 'x' * 999999999 }}", "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"] {
+        let numbers = "{% set n = range(99999) %}{% for a in n %}{% for b in n %}{% endfor %}{% endfor %}"
+        let ranges = "{% for a in range(99999) %}{% set b = range(99999) %}{% endfor %}"
+        let filtered = "{% set n = range(99999) %}{% for a in n %}{% for b in n if false %}{% endfor %}{% endfor %}"
+        let wide = "{% for a in range(-9000000000000000000, 9000000000000000000) %}{% endfor %}"
+        for source in [loops, numbers, ranges, filtered, wide, "{{ 'x' * 999999999 }}", "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"] {
             assertError(.chatTemplate, source) { _ = try ChatTemplate(source).render([]) }
         }
         let nested = String(repeating: "(", count: 5000) + "1" + String(repeating: ")", count: 5000)

@@ -160,6 +160,104 @@ final class ChatTests: XCTestCase {
         XCTAssert(try XCTUnwrap(chat.view.notice).contains("belongs to another model"))
     }
 
+    func testACorruptModelIsANoticeAndAnotherCanBeChosen() throws {
+        let place = try TinyArtifact.write(to: scratch.folder.appending(path: "Documents/corrupt"))
+        try Data(repeating: 8, count: 3000).write(to: place.appending(path: "model.bin"))
+        let home = try home(), chat = try chat(with: home)
+        chat.choose(try XCTUnwrap(home.store.list().first))
+        XCTAssert(try XCTUnwrap(chat.view.notice).contains("model.bin"), chat.view.notice ?? "")
+        XCTAssertEqual(chat.view.phase, .asleep)
+        try assertUsable(chat)
+    }
+
+    func testAModelOfANewerVersionIsANoticeAndAnotherCanBeChosen() throws {
+        try TinyArtifact.write(to: scratch.folder.appending(path: "Documents/newer")) { $0["schema_version"] = 7 }
+        let home = try home(), chat = try chat(with: home)
+        chat.choose(try XCTUnwrap(home.store.list().first))
+        XCTAssert(try XCTUnwrap(chat.view.notice).contains("newer version"), chat.view.notice ?? "")
+        XCTAssertEqual(chat.view.phase, .noModel)
+        try assertUsable(chat)
+    }
+
+    func testATemplateThatDoesNotCompileIsANotice() throws {
+        let place = try TinyArtifact.write(to: scratch.folder.appending(path: "Documents/odd"))
+        let broken = Data("{% if %}".utf8)
+        var manifest = try XCTUnwrap(try JSONReader.document(Array(Data(contentsOf: place.appending(path: Manifest.fileName)))).object)
+        var hash = Hash()
+        hash.update(broken)
+        manifest["files"] = .array(
+            try manifest.list("files").map { entry in
+                guard var file = entry.object, file["path"] == "chat_template.jinja" else { return entry }
+                file["bytes"] = .integer(broken.count)
+                file["sha256"] = .string(hash.hex)
+                return .object(file)
+            })
+        try broken.write(to: place.appending(path: "chat_template.jinja"))
+        try Data(JSONWriter().write(.object(manifest)).utf8).write(to: place.appending(path: Manifest.fileName))
+        let home = try home(), chat = try chat(with: home)
+        chat.choose(try XCTUnwrap(home.store.list().first))
+        XCTAssertNotNil(chat.view.notice)
+        try assertUsable(chat)
+    }
+
+    func testAMessageLongerThanTheContextChangesNothing() throws {
+        let chat = try openChat()
+        chat.say("Tell me a story")
+        chat.say(String(repeating: "word ", count: 400))
+        XCTAssert(try XCTUnwrap(chat.view.notice).contains("the context holds 256"), chat.view.notice ?? "")
+        XCTAssertEqual(chat.view.messages.count, 2)
+        chat.say("And then?")
+        XCTAssertEqual(chat.view.messages.count, 4)
+    }
+
+    func testRegeneratingBeforeTheFirstMessageIsANotice() throws {
+        let chat = try openChat()
+        chat.regenerate()
+        XCTAssert(try XCTUnwrap(chat.view.notice).contains("no message was sent yet"))
+        XCTAssertEqual(chat.view.phase, .ready)
+    }
+
+    func testAPictureForAModelThatCannotSeeIsANotice() throws {
+        let chat = try openChat()
+        chat.say("What is this?", pictures: [GreyPicture()])
+        XCTAssert(try XCTUnwrap(chat.view.notice).contains("cannot see"), chat.view.notice ?? "")
+        XCTAssertEqual(chat.view.messages, [])
+        XCTAssertFalse(chat.view.canSee)
+        chat.say("Tell me a story")
+        XCTAssertEqual(chat.view.messages.count, 2)
+    }
+
+    func testADamagedTranscriptIsNoReasonNotToStart() throws {
+        for text in ["{", "[]", "{\"model\": \"tiny\", \"messages\": 5}"] {
+            try Data(text.utf8).write(to: scratch.folder.appending(path: "chat.json"))
+            let chat = try chat(with: try home())
+            chat.resume()
+            XCTAssertEqual(chat.view.messages, [])
+            XCTAssertEqual(chat.view.phase, .noModel)
+        }
+        try assertUsable(try chat(with: try home()))
+    }
+
+    func testAModelThatWasDeletedMeanwhileIsMissedNotNeeded() throws {
+        let first = try openChat()
+        first.say("Tell me a story")
+        try FileManager.default.removeItem(at: scratch.folder.appending(path: "Documents/tiny"))
+        let chat = try chat(with: try home())
+        chat.resume()
+        XCTAssertEqual(chat.view.phase, .noModel)
+        chat.say("Hello?")
+        XCTAssert(try XCTUnwrap(chat.view.notice).contains("choose one"), chat.view.notice ?? "")
+        try assertUsable(chat)
+    }
+
+    /// The good model can be chosen, and answers.
+    private func assertUsable(_ chat: Chat) throws {
+        chat.choose(try tiny())
+        chat.say("Tell me a story")
+        XCTAssertNil(chat.view.notice)
+        assertSame(try XCTUnwrap(chat.view.messages.last).content, Self.words, "the answer")
+    }
+
     // MARK: What the chats are made of
 
     private func openChat(_ make: (@Sendable (Artifact) throws -> any Engine)? = nil) throws -> Chat {
@@ -188,6 +286,12 @@ final class ChatTests: XCTestCase {
             engines: engines ?? Engines([FakeFactory { _ in held.engine }]),
             crashGuard: CrashGuard(note: folder.appending(path: "crash")),
             transcript: TranscriptFile(folder.appending(path: "chat.json")))
+    }
+}
+
+private struct GreyPicture: Picture {
+    func pixels() throws -> Pixels {
+        try Pixels(size: PixelSize(height: 8, width: 8), rgb: [UInt8](repeating: 128, count: 192))
     }
 }
 

@@ -22,6 +22,26 @@ final class ConversationTests: XCTestCase {
         XCTAssert(engine.isOver, "fewer calls than in Python")
     }
 
+    func testTextOfAnyScriptStreamsWholeAndNoPieceSplitsACharacter() throws {
+        let golden = try Golden.read("tokenizers.json"), recording = try Golden.read("recording.json")
+        let tokenizer = try readTokenizer(Golden.place(try golden.text("tokenizer_file")))
+        let template = try String(contentsOf: Golden.place(try recording.text("template_file")), encoding: .utf8)
+        let voice = Voice(
+            tokenizer: tokenizer, template: try ChatTemplate(template),
+            options: try XCTUnwrap(recording["options"]?.object))
+        let texts = try Golden.cases(golden).compactMap { $0["text"]?.string }.filter { !$0.contains("\u{FFFD}") && !$0.contains("<|") }
+        XCTAssert(texts.contains { $0.contains("👩‍👩‍👧‍👦") } && texts.contains { $0.contains("漢字") })
+        for text in texts {
+            let engine = ScriptedEngine(tokenizer.encode(text), contextLength: 4096)
+            var pieces: [String] = []
+            try Conversation(engine, voice).say("?", try Settings(eosTokenIds: [TinyArtifact.eosTokenId])) {
+                pieces.append($0.text)
+            }
+            assertSame(pieces.joined(), tokenizer.decode(tokenizer.encode(text)), "the answer")
+            XCTAssertFalse(pieces.contains { $0.contains("\u{FFFD}") }, text)
+        }
+    }
+
     private func play(_ step: JSONObject, on conversation: Conversation, _ settings: Settings) throws {
         var pieces: [Piece] = []
         switch try step.text("do") {

@@ -21,6 +21,7 @@ private final class SummingRunner: FunctionRunner {
     }
 
     func tensor(_ values: [Int32], shape: [Int]) -> [Float] { values.map(Float.init) }
+    func tensor(_ values: [Float], shape: [Int], for input: FunctionInput) -> [Float] { values }
     func zeros(for state: FunctionLayout.State) -> [Float] { [0] }
     func numbers(_ tensor: [Float], last count: Int) -> [Float] { Array(tensor.suffix(count)) }
     func copyStates(filled: Int) -> Float { kept }

@@ -5,11 +5,16 @@ import XCTest
 final class VisionTests: XCTestCase {
     func testSizesAfterResizingAreThoseOfPython() throws {
         let golden = try Golden.read("images.json")
-        let spec = try spec(try XCTUnwrap(golden["family"]?.object))
-        for entry in try golden.list("sizes") {
-            let sizes = try XCTUnwrap(entry.array).map { try XCTUnwrap($0.integer) }
-            let found = try spec.targetSize(of: PixelSize(height: sizes[0], width: sizes[1]))
-            XCTAssertEqual(found, PixelSize(height: sizes[2], width: sizes[3]), "\(sizes)")
+        let family = try XCTUnwrap(golden["family"]?.object)
+        let spec = try spec(family)
+        let grids = try golden.list("fixed_grids").map { try XCTUnwrap($0.array).compactMap(\.integer) }
+        let fixed = try self.spec(family, grids.map { TokenGrid(height: $0[0], width: $0[1]) })
+        for (spec, name) in [(spec, "sizes"), (fixed, "fixed_sizes")] {
+            for entry in try golden.list(name) {
+                let sizes = try XCTUnwrap(entry.array).map { try XCTUnwrap($0.integer) }
+                let found = try spec.targetSize(of: PixelSize(height: sizes[0], width: sizes[1]))
+                XCTAssertEqual(found, PixelSize(height: sizes[2], width: sizes[3]), "\(name) \(sizes)")
+            }
         }
         for entry in try golden.list("refused_sizes") {
             let sizes = try XCTUnwrap(entry.array).map { try XCTUnwrap($0.integer) }
@@ -59,11 +64,11 @@ final class VisionTests: XCTestCase {
             start: try entry.integer("start"))
     }
 
-    private func spec(_ golden: JSONObject) throws -> ImageSpec {
+    private func spec(_ golden: JSONObject, _ grids: [TokenGrid] = []) throws -> ImageSpec {
         ImageSpec(
             patchSize: try golden.integer("patch_size"), temporalPatchSize: try golden.integer("temporal_patch_size"),
             mergeSize: try golden.integer("merge_size"), minPixels: try golden.integer("min_pixels"),
-            maxPixels: try golden.integer("max_pixels"), mean: try golden.doubles("mean"), std: try golden.doubles("std"))
+            maxPixels: try golden.integer("max_pixels"), mean: try golden.doubles("mean"), std: try golden.doubles("std"), grids: grids)
     }
 
     private func size(_ entry: JSONObject, _ prefix: String) throws -> PixelSize {

@@ -47,7 +47,13 @@ open class MLDictionaryFeatureProvider: NSObject, MLFeatureProvider {
     public func featureValue(for featureName: String) -> MLFeatureValue? { fatalError() }
 }
 
-open class MLFeatureDescription: NSObject {}
+open class MLMultiArrayConstraint: NSObject {
+    open var dataType: MLMultiArrayDataType { fatalError() }
+}
+
+open class MLFeatureDescription: NSObject {
+    open var multiArrayConstraint: MLMultiArrayConstraint? { fatalError() }
+}
 
 open class MLModelDescription: NSObject {
     open var inputDescriptionsByName: [String: MLFeatureDescription] { fatalError() }
@@ -64,6 +70,7 @@ open class MLModel: NSObject, @unchecked Sendable {
     open class func compileModel(at modelURL: URL) async throws -> URL { fatalError() }
     open var modelDescription: MLModelDescription { fatalError() }
     open func makeState() -> MLState { fatalError() }
+    open func prediction(from input: any MLFeatureProvider) throws -> any MLFeatureProvider { fatalError() }
     open func prediction(from input: any MLFeatureProvider, using state: MLState) throws -> any MLFeatureProvider {
         fatalError()
     }

@@ -13,6 +13,9 @@
         public init() {}
 
         public func open(_ artifact: Artifact, threads: Int?) throws -> any Engine {
+            guard artifact.manifest.vision == nil else {
+                throw EdgeError(.engine, "\(artifact.name) sees, which this app cannot do with ExecuTorch; use the Core ML artifact")
+            }
             let place = try artifact.place(of: artifact.manifest.modelFile)
             return ReplayingEngine(try ExecuTorchRunner(place), manifest: artifact.manifest)
         }

@@ -8,6 +8,19 @@ public struct VisionPart: Equatable, Sendable {
     public let startTokenId: Int
     public let endTokenId: Int
     public let images: ImageSpec
+
+    public init(
+        towerFile: String, embeddingFile: String, hiddenSize: Int, imageTokenId: Int, startTokenId: Int, endTokenId: Int,
+        images: ImageSpec
+    ) {
+        self.towerFile = towerFile
+        self.embeddingFile = embeddingFile
+        self.hiddenSize = hiddenSize
+        self.imageTokenId = imageTokenId
+        self.startTokenId = startTokenId
+        self.endTokenId = endTokenId
+        self.images = images
+    }
 }
 
 extension VisionPart {
@@ -41,6 +54,9 @@ extension VisionPart {
         guard images.maxPixels >= max(images.minPixels, images.factor * images.factor) else {
             throw refused("images of \(images.minPixels) to \(images.maxPixels) pixels leave no room for a token")
         }
+        for grid in images.grids where grid.tokens * images.factor * images.factor > images.maxPixels {
+            throw refused("a grid of \(grid.height) x \(grid.width) tokens has more than max_pixels \(images.maxPixels)")
+        }
     }
 
     private func refused(_ problem: String) -> EdgeError {
@@ -57,10 +73,25 @@ extension ImageSpec {
             mergeSize: try fields.integer("merge_size", 1...16),
             minPixels: try fields.integer("min_pixels", 1...1_073_741_824),
             maxPixels: try fields.integer("max_pixels", 1...1_073_741_824),
-            mean: try fields.numbers("mean", 3...3), std: try fields.numbers("std", 3...3))
+            mean: try fields.numbers("mean", 3...3), std: try fields.numbers("std", 3...3),
+            grids: try Self.grids(&fields))
         for (name, values) in [("mean", mean), ("std", std)] where !values.allSatisfy({ $0 > 0 && $0 <= 1000 }) {
             throw fields.refused(name, "\(values) are not all above 0 and at most 1000")
         }
         try fields.done()
+    }
+
+    /// The only images that the tower takes; none where it takes any.
+    private static func grids(_ fields: inout Fields) throws -> [TokenGrid] {
+        guard fields.has("grids") else { return [] }
+        let items = try fields.list("grids", 1...64)
+        let grids = try items.map { item in
+            guard let sides = item.array?.map(\.integer), sides.count == 2, let height = sides[0], let width = sides[1],
+                1...4096 ~= height, 1...4096 ~= width
+            else { throw fields.refused("grids", "expected pairs of 1 to 4096") }
+            return TokenGrid(height: height, width: width)
+        }
+        guard Set(grids).count == grids.count else { throw fields.refused("grids", "one is listed twice") }
+        return grids
     }
 }

@@ -48,9 +48,9 @@ public final class Chat {
         recovering { _ = try opened() }
     }
 
-    /// Add a message and stream the answer.
-    public func say(_ text: String) {
-        answer { try $0.say(text, $1, cancellation, onPiece: $2) }
+    /// Add a message, with pictures where the model sees, and stream the answer.
+    public func say(_ text: String, pictures: [any Picture] = []) {
+        answer { try $0.say(text, images: try seen(pictures), $1, cancellation, onPiece: $2) }
     }
 
     /// Drop the last answer and stream another one.
@@ -110,6 +110,12 @@ public final class Chat {
         }
     }
 
+    /// What the model's tower makes of pictures.
+    private func seen(_ pictures: [any Picture]) throws -> [SeenImage] {
+        guard !pictures.isEmpty, let engine = try open?.model.engine.seeing() else { return [] }
+        return try pictures.map { try engine.see(PatchedImage(try $0.pixels(), engine.vision.images)) }
+    }
+
     /// The open model, checked and opened first where it is not, with what was said so far.
     private func opened() throws -> (model: LoadedModel, conversation: Conversation) {
         if let open { return open }
@@ -132,6 +138,7 @@ public final class Chat {
         update {
             $0.phase = .ready
             $0.engine = model.engine.name
+            $0.canSee = model.engine is any SeeingEngine
             $0.messages = conversation.messages
         }
         return (model, conversation)

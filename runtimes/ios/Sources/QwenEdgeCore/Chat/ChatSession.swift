@@ -21,8 +21,8 @@ public actor ChatSession {
     /// Choose a model and begin a new chat with it.
     public func choose(_ installed: Installed) { chat.choose(installed) }
 
-    /// Add a message and stream the answer.
-    public func say(_ text: String) { chat.say(text) }
+    /// Add a message, with pictures where the model sees, and stream the answer.
+    public func say(_ text: String, pictures: [any Picture] = []) { chat.say(text, pictures: pictures) }
 
     /// Drop the last answer and stream another one.
     public func regenerate() { chat.regenerate() }

@@ -18,6 +18,8 @@ public struct ChatView: Equatable, Sendable {
     public internal(set) var model: String?
     /// What computes, once the model is open.
     public internal(set) var engine: String?
+    /// Whether pictures may be sent.
+    public internal(set) var canSee = false
     /// How much of the model was checked while it loads, 0 to 1.
     public internal(set) var progress: Double?
     public internal(set) var messages: [Message] = []

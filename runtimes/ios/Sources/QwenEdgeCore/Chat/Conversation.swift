@@ -71,10 +71,10 @@ public final class Conversation {
     /// Add a user message and stream the answer.
     @discardableResult
     public func say(
-        _ text: String, _ settings: Settings, _ cancellation: Cancellation = Cancellation(),
+        _ text: String, images: [SeenImage] = [], _ settings: Settings, _ cancellation: Cancellation = Cancellation(),
         onPiece: (Piece) -> Void
     ) throws -> StopReason {
-        let message = Message(.user, text)
+        let message = Message(.user, text, images: images)
         try checkFits(messages + [message])
         messages.append(message)
         return try answer(settings, cancellation, onPiece)
@@ -92,10 +92,10 @@ public final class Conversation {
     /// Replace the last user message and stream an answer to the new one.
     @discardableResult
     public func editLast(
-        _ text: String, _ settings: Settings, _ cancellation: Cancellation = Cancellation(),
+        _ text: String, images: [SeenImage] = [], _ settings: Settings, _ cancellation: Cancellation = Cancellation(),
         onPiece: (Piece) -> Void
     ) throws -> StopReason {
-        let edited = messages[..<(try lastUser("edit"))] + [Message(.user, text)]
+        let edited = messages[..<(try lastUser("edit"))] + [Message(.user, text, images: images)]
         try checkFits(Array(edited))
         messages = Array(edited)
         return try answer(settings, cancellation, onPiece)
@@ -109,7 +109,7 @@ public final class Conversation {
         defer { messages.append(Message(.assistant, shown)) }
         let generator = Generator(engine, cancellation: cancellation, sink: sink)
         do {
-            let logits = try prepare(try render(messages), generator)
+            let logits = try prepare(try rendered(messages), generator)
             return try sequence.write(voice.tokenizer) { history in
                 try generator.stream(voice.tokenizer, after: logits, history: &history, settings: settings) { piece in
                     shown += piece.text
@@ -123,25 +123,27 @@ public final class Conversation {
     }
 
     /// Put the sequence into the state after `text`, from the best place that is already computed.
-    private func prepare(_ text: String, _ generator: Generator) throws -> [Float] {
+    private func prepare(_ whole: Rendered, _ generator: Generator) throws -> [Float] {
         let submittedNs = monotonicNanoseconds()
-        if let prompted, let logits = prompted.logits, prompted.text.isSame(as: text) {
+        if let prompted, let logits = prompted.logits, prompted.rendered.isSame(as: whole) {
             try sequence.goBack(to: prompted)
             sink(TimedEvent(.submit(promptTokens: 0), atNanoseconds: submittedNs))
             return logits
         }
-        if !sequence.stands(before: text) { try sequence.goBack(to: bestCheckpoint(for: text)) }
+        if !sequence.stands(before: whole) { try sequence.goBack(to: bestCheckpoint(for: whole)) }
         before = try sequence.mark()
-        let prefix = try systemPart(of: text)
-        let known = prefix?.text ?? sequence.text
-        let suffix = voice.tokenizer.encode(String(decoding: text.utf8.dropFirst(known.utf8.count), as: UTF8.self))
+        let prefix = try systemPart(of: whole.text)
+        let known = prefix?.text ?? sequence.rendered.text
+        let rest = whole.text.utf8.dropFirst(known.utf8.count)
+        let suffix = voice.tokenizer.encode(String(decoding: rest, as: UTF8.self))
         let count = (prefix?.tokens.count ?? 0) + suffix.count
         sink(TimedEvent(.submit(promptTokens: count), atNanoseconds: submittedNs))
         if let prefix {
-            _ = try sequence.read(prefix.tokens, upTo: prefix.text, generator)
+            _ = try sequence.read(prefix.tokens, upTo: Rendered(text: prefix.text), generator)
             systemPrefix = try sequence.mark()
         }
-        let logits = try sequence.read(suffix, upTo: text, generator)
+        let images = messages.flatMap(\.images).dropFirst(sequence.rendered.images.count)
+        let logits = try sequence.read(suffix, Array(images), upTo: whole, generator)
         prompted = try sequence.mark(logits)
         return logits
     }
@@ -165,15 +167,15 @@ public final class Conversation {
     }
 
     /// The longest place that the text begins with.
-    private func bestCheckpoint(for text: String) -> Checkpoint {
+    private func bestCheckpoint(for whole: Rendered) -> Checkpoint {
         [.start, systemPrefix, before, prompted].compactMap { $0 }
-            .filter { text.begins(with: $0.text) && !text.isSame(as: $0.text) }
+            .filter { whole.begins(with: $0.rendered) && !whole.text.isSame(as: $0.rendered.text) }
             .max { $0.tokens.count < $1.tokens.count } ?? .start
     }
 
     /// Refuse a message before anything changes: one that the template refuses, or that the context cannot hold.
     private func checkFits(_ messages: [Message]) throws {
-        let text = try render(messages)
+        let text = try rendered(messages).text
         guard !text.isEmpty else {
             throw EdgeError(.chatTemplate, "the chat template rendered nothing for this conversation")
         }
@@ -184,6 +186,25 @@ public final class Conversation {
                 "the conversation has \(count) tokens, the context holds \(engine.contextLength); "
                     + "shorten the message or start a new chat")
         }
+    }
+
+    private func rendered(_ messages: [Message]) throws -> Rendered {
+        let images = messages.flatMap(\.images)
+        return Rendered(text: try withRoom(for: images, try render(messages)), images: images.map(\.digest))
+    }
+
+    /// The text with each image's placeholder repeated, once for each of its tokens.
+    private func withRoom(for images: [SeenImage], _ text: String) throws -> String {
+        if images.isEmpty { return text }
+        let placeholder = voice.tokenizer.decode([try engine.seeing().vision.imageTokenId], special: true)
+        let parts = text.parts(between: placeholder)
+        guard parts.count == images.count + 1 else {
+            throw EdgeError(
+                .image,
+                "the text has \(parts.count - 1) places for \(images.count) images; do not write \(placeholder)")
+        }
+        let pads = images.map { String(repeating: placeholder, count: $0.grid.tokens) } + [""]
+        return zip(parts, pads).map { $0 + $1 }.joined()
     }
 
     private func render(_ messages: [Message]) throws -> String {

@@ -21,7 +21,9 @@ public struct TranscriptFile: Sendable {
 
     /// Replace what is kept; whoever reads sees the old or the new chat, never half of one.
     public func save(_ transcript: Transcript) throws {
-        let content: JSON = ["model": .string(transcript.model), "messages": .array(transcript.messages.map(\.json))]
+        // images are not kept: their texts are
+        let messages = transcript.messages.map { Message($0.role, $0.content).json }
+        let content: JSON = ["model": .string(transcript.model), "messages": .array(messages)]
         try Data(JSONWriter().write(content).utf8).write(to: place, options: .atomic)
     }
 

@@ -34,7 +34,10 @@ public final class FunctionEngine<Runner: FunctionRunner>: Engine {
 
     public var name: String { runner.name }
 
-    public func forward(_ tokens: [Int]) throws -> [Float] {
+    public func forward(_ tokens: [Int]) throws -> [Float] { try read(tokens, nil) }
+
+    /// Append tokens; `prompt` says where they stand and what images are among them, for functions that ask for it.
+    func read(_ tokens: [Int], _ prompt: Prompt?) throws -> [Float] {
         try check(tokens)
         guard !isHalfWritten else {
             throw EdgeError(.engine, "the last call failed and left the state half written; start the chat anew")
@@ -44,7 +47,8 @@ public final class FunctionEngine<Runner: FunctionRunner>: Engine {
         while !rest.isEmpty {
             let isChunk = rest.count > 1 && position + prefillChunk <= contextLength
             let now = rest.prefix(isChunk ? prefillChunk : 1)
-            logits = try run(Array(now), isLast: now.endIndex == rest.endIndex)
+            let piece = prompt?.cut(now.startIndex..<now.endIndex)
+            logits = try run(Array(now), piece, isLast: now.endIndex == rest.endIndex)
             rest = rest.dropFirst(now.count)
         }
         return logits
@@ -76,7 +80,7 @@ public final class FunctionEngine<Runner: FunctionRunner>: Engine {
     }
 
     /// One call of every package; logits are read where they are wanted.
-    private func run(_ tokens: [Int], isLast: Bool) throws -> [Float] {
+    private func run(_ tokens: [Int], _ piece: Prompt?, isLast: Bool) throws -> [Float] {
         let function = tokens.count == 1 ? layout.decode : layout.prefill
         isHalfWritten = true
         let size = tokens.count == 1 ? 1 : prefillChunk
@@ -84,13 +88,35 @@ public final class FunctionEngine<Runner: FunctionRunner>: Engine {
         var flow = ["input_ids": try runner.tensor(padded, shape: [1, size])]
         let place = try runner.tensor([Int32(position)], shape: [1])
         let length = try runner.tensor([Int32(tokens.count)], shape: [1])
+        let given = ["position": place, "length": length].merging(try rows(piece, size)) { old, _ in old }
         for package in packages {
-            flow = try call(package, function, flow.merging(["position": place, "length": length]) { old, _ in old })
+            flow.merge(given) { old, _ in old }
+            let input = FunctionInput(package: package, function: function, name: Self.features)
+            flow.merge(try features(piece, size, input)) { old, _ in old }
+            flow = try call(package, function, flow)
         }
         guard let logits = flow["logits"] else { throw EdgeError(.engine, "the last package gives no logits; import the bundle again") }
         position += tokens.count
         isHalfWritten = false
         return isLast ? try runner.numbers(logits, last: vocabSize) : []
+    }
+
+    private static var features: String { "image_features" }
+
+    /// Where tokens stand in time, height and width, a row each; padding stands at 0.
+    private func rows(_ piece: Prompt?, _ size: Int) throws -> [String: Runner.Tensor] {
+        guard let at = piece?.positions else { return [:] }
+        let padding = [Int32](repeating: 0, count: size - at.time.count)
+        let rows = [at.time, at.height, at.width].flatMap { $0.map(Int32.init) + padding }
+        return ["position_ids": try runner.tensor(rows, shape: [3, size])]
+    }
+
+    /// Features in the places of image tokens, zeros elsewhere, where this function wants them.
+    private func features(_ piece: Prompt?, _ size: Int, _ input: FunctionInput) throws -> [String: Runner.Tensor] {
+        let wanted = try runner.inputNames(package: input.package, function: input.function)
+        guard let piece, wanted.contains(input.name) else { return [:] }
+        let shape = [1, size, piece.hiddenSize]
+        return [input.name: try runner.tensor(piece.spreadFeatures(over: size), shape: shape, for: input)]
     }
 
     /// One package: what flows out besides states is what flows into the next.

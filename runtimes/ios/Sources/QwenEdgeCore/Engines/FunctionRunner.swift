@@ -16,6 +16,9 @@ public protocol FunctionRunner: AnyObject {
     /// Whole numbers as int32.
     func tensor(_ values: [Int32], shape: [Int]) throws -> Tensor
 
+    /// Numbers for an input, in the element type that it wants.
+    func tensor(_ values: [Float], shape: [Int], for input: FunctionInput) throws -> Tensor
+
     /// Zeros for a state that goes in and out of each call.
     func zeros(for state: FunctionLayout.State) throws -> Tensor
 
@@ -32,6 +35,13 @@ public protocol FunctionRunner: AnyObject {
 
     /// Zero every state.
     func reset() throws
+}
+
+/// One input of one function.
+public struct FunctionInput: Sendable {
+    public let package: String
+    public let function: String
+    public let name: String
 }
 
 /// Which functions decode and prefill, and where state lives.

@@ -10,8 +10,9 @@ struct Generator {
         self.sink = sink
     }
 
-    /// Append a prompt chunk by chunk and return the logits after it; `CancellationError` between chunks.
-    func prefill(_ tokens: [Int]) throws -> [Float] {
+    /// Append a prompt chunk by chunk and return the logits after it; `images` are those of its image tokens.
+    /// `CancellationError` between chunks.
+    func prefill(_ tokens: [Int], _ images: [SeenImage] = []) throws -> [Float] {
         let room = engine.contextLength - engine.position
         guard tokens.count <= room else {
             throw EdgeError(
@@ -19,12 +20,19 @@ struct Generator {
                 "the prompt has \(tokens.count) tokens, \(room) of \(engine.contextLength) are left; "
                     + "shorten it or start a new chat")
         }
+        guard !images.isEmpty else { return try chunks(tokens) { try engine.forward(Array(tokens[$0])) } }
+        let seeing = try engine.seeing()
+        let prompt = try Prompt(tokens, images, for: seeing)
+        return try chunks(tokens) { try seeing.forward(prompt.cut($0)) }
+    }
+
+    private func chunks(_ tokens: [Int], _ forward: (Range<Int>) throws -> [Float]) throws -> [Float] {
         var logits: [Float] = []
         for start in stride(from: 0, to: tokens.count, by: engine.prefillChunk) {
             if cancellation.isCancelled { throw CancellationError() }
-            let chunk = Array(tokens[start..<min(start + engine.prefillChunk, tokens.count)])
+            let chunk = start..<min(start + engine.prefillChunk, tokens.count)
             emit(.prefillStart(position: engine.position, tokens: chunk.count))
-            logits = try engine.forward(chunk)
+            logits = try forward(chunk)
             emit(.prefillEnd(position: engine.position, tokens: chunk.count))
         }
         return logits

@@ -23,6 +23,8 @@ struct Fields {
         return value
     }
 
+    func has(_ name: String) -> Bool { values[name] != nil }
+
     /// The value of a field that may be missing or null.
     mutating func optional(_ name: String) -> JSON? {
         seen.insert(name)

@@ -2,7 +2,7 @@ import Foundation
 
 extension Interpreter {
     func evaluate(_ expression: Expression, _ scope: Scope) throws -> Value {
-        try countStep()
+        try countSteps()
         switch expression {
         case .literal(let value): return value
         case .name(let name): return scope[name] ?? .undefined(name)

@@ -41,9 +41,9 @@ final class Interpreter {
         return String(interpreter.out)
     }
 
-    /// One more step, of which there may be so many.
-    func countStep() throws {
-        steps += 1
+    /// One more step, or several, of which there may be so many.
+    func countSteps(_ count: Int = 1) throws {
+        steps += count
         if steps > Self.mostSteps { throw TemplateError("it takes more than \(Self.mostSteps) steps") }
     }
 
@@ -64,7 +64,7 @@ final class Interpreter {
     }
 
     private func run(_ statement: Statement, _ scope: Scope) throws -> Flow {
-        try countStep()
+        try countSteps()
         switch statement {
         case .text(let text): try print(text)
         case .output(let value): try print(try evaluate(value, scope).text())
@@ -103,6 +103,7 @@ final class Interpreter {
         var items = try evaluate(loop.items, scope).items()
         if let filter = loop.filter {
             items = try items.filter { item in
+                try countSteps()
                 let inner = Scope(outer: scope)
                 try bind(item, to: loop.targets, inner)
                 return try evaluate(filter, inner).isTrue
@@ -110,6 +111,7 @@ final class Interpreter {
         }
         if items.isEmpty { _ = try run(loop.otherwise, Scope(outer: scope)) }
         for (index, item) in items.enumerated() {
+            try countSteps()
             let inner = Scope(outer: scope)
             inner["loop"] = .loop(Loop(items: items, index: index))
             try bind(item, to: loop.targets, inner)
@@ -184,6 +186,7 @@ final class Interpreter {
         guard (1...3).contains(bounds.count), step != 0 else { throw TemplateError("'range' of \(bounds)") }
         let length = Double(to) / Double(step) - Double(from) / Double(step)
         guard length <= 100_000 else { throw TemplateError("a range of more than 100000 numbers") }
+        try countSteps(Int(max(0, length)))
         return .list(stride(from: from, to: to, by: step).map(Value.integer))
     }
 }

@@ -1,4 +1,6 @@
 /// How an image becomes patches: numbers of the model; sizes in pixels, `mean` and `std` of values between 0 and 1.
+///
+/// Where there are `grids`, rows and columns of tokens, the tower takes these only: every image is resized to one of them.
 public struct ImageSpec: Equatable, Sendable {
     public let patchSize: Int
     public let temporalPatchSize: Int
@@ -7,10 +9,11 @@ public struct ImageSpec: Equatable, Sendable {
     public let maxPixels: Int
     public let mean: [Double]
     public let std: [Double]
+    public let grids: [TokenGrid]
 
     public init(
         patchSize: Int, temporalPatchSize: Int, mergeSize: Int, minPixels: Int, maxPixels: Int, mean: [Double],
-        std: [Double]
+        std: [Double], grids: [TokenGrid] = []
     ) {
         self.patchSize = patchSize
         self.temporalPatchSize = temporalPatchSize
@@ -19,6 +22,7 @@ public struct ImageSpec: Equatable, Sendable {
         self.maxPixels = maxPixels
         self.mean = mean
         self.std = std
+        self.grids = grids
     }
 
     /// Both sides of a resized image are multiples of this: the side of one token.
@@ -39,8 +43,26 @@ public struct PixelSize: Equatable, Sendable {
 extension ImageSpec {
     private static let maxAspectRatio = 200
 
-    /// The size after resizing: the ratio kept as well as multiples of a token's side can. Halves round to even.
+    /// The size after resizing: the free size, or of the grids the nearest.
     public func targetSize(of size: PixelSize) throws -> PixelSize {
+        let free = try freeSize(of: size)
+        guard !grids.isEmpty else { return free }
+        let grid = nearestGrid(to: size, tokens: free.height * free.width / (factor * factor))
+        return PixelSize(height: grid.height * factor, width: grid.width * factor)
+    }
+
+    /// The grid that bends an image least; among equals the one nearest to so many tokens, then the first. Nearness is a
+    /// quotient of at least one.
+    private func nearestGrid(to size: PixelSize, tokens: Int) -> TokenGrid {
+        func quotient(_ one: Int, _ other: Int) -> Double { Double(max(one, other)) / Double(min(one, other)) }
+        func distance(_ grid: TokenGrid) -> (Double, Double) {
+            (quotient(size.height * grid.width, size.width * grid.height), quotient(grid.tokens, tokens))
+        }
+        return grids.dropFirst().reduce(grids[0]) { distance($1) < distance($0) ? $1 : $0 }
+    }
+
+    /// The size for a tower that takes any: the ratio kept as well as multiples of a token's side can. Halves round to even.
+    private func freeSize(of size: PixelSize) throws -> PixelSize {
         let (height, width) = (size.height, size.width)
         guard max(height, width) <= Self.maxAspectRatio * min(height, width) else {
             throw EdgeError(

@@ -1,3 +1,5 @@
+import Foundation
+
 /// An image as the vision tower reads it: rows of (channel, frame, row, column), a still image standing in every frame.
 ///
 /// Patches come in blocks of `mergeSize` x `mergeSize`, since the merger makes one token of a block.
@@ -10,6 +12,13 @@ public struct PatchedImage: Equatable, Sendable {
 
     /// The rows and columns of tokens that the image takes in the text.
     public var tokenGrid: TokenGrid { TokenGrid(height: height / mergeSize, width: width / mergeSize) }
+
+    /// Names the pixels: SHA-256 of the patches as float32.
+    public var digest: String {
+        var hash = Hash()
+        for patch in patches { patch.withUnsafeBytes { hash.update(Data($0)) } }
+        return hash.hex
+    }
 
     /// Resize, normalise and cut an image.
     public init(_ image: Pixels, _ spec: ImageSpec) throws {

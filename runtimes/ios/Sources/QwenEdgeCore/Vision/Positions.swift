@@ -1,5 +1,5 @@
 /// Rows and columns of the tokens of one image.
-public struct TokenGrid: Equatable, Sendable {
+public struct TokenGrid: Hashable, Sendable {
     public let height: Int
     public let width: Int
 
@@ -41,6 +41,16 @@ public struct TokenPositions: Equatable, Sendable {
         guard waiting.isEmpty else {
             throw EdgeError(.image, "\(waiting.count) images more than the prompt has places for; give each image once")
         }
+    }
+
+    /// Those of some of the tokens; the token after them stands behind the farthest place.
+    func cut(_ range: Range<Int>) -> TokenPositions {
+        var piece = self
+        piece.time = Array(time[range])
+        piece.height = Array(height[range])
+        piece.width = Array(width[range])
+        piece.next = [piece.time, piece.height, piece.width].compactMap { $0.max() }.max().map { $0 + 1 } ?? next
+        return piece
     }
 
     private mutating func addText(_ count: Int) {

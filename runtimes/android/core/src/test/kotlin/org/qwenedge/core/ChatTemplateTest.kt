@@ -22,8 +22,14 @@ class ChatTemplateTest {
 
     @Test
     fun `a template that never ends is stopped`() {
-        val endless = "{% for a in range(9000) %}{% for b in range(9000) %}{% endfor %}{% endfor %}"
-        assertFailsWith<ChatTemplateException> { ChatTemplate(endless).render(emptyList()) }
+        val numbers = "{% set n = range(99999) %}{% for a in n %}"
+        val endless = listOf(
+            "{% for a in range(9000) %}{% for b in range(9000) %}{% endfor %}{% endfor %}",
+            "$numbers{% for b in n if false %}{% endfor %}{% endfor %}",
+            "{% for a in range(99999) %}{% set b = range(99999) %}{% for c in b %}{% endfor %}{% endfor %}",
+            "{% for a in range(-9000000000000000000, 9000000000000000000) %}{% endfor %}",
+        )
+        for (source in endless) assertFailsWith<ChatTemplateException>(source) { ChatTemplate(source).render(emptyList()) }
         val endlessText = "{% set x = namespace(t='0123456789') %}{% for a in range(60) %}{% set x.t = x.t + x.t %}{% endfor %}{{ x.t }}"
         assertFailsWith<ChatTemplateException> { ChatTemplate(endlessText).render(emptyList()) }
         assertFailsWith<ChatTemplateException> { ChatTemplate("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}").render(emptyList()) }

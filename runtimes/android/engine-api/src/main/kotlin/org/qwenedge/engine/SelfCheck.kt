@@ -47,7 +47,7 @@ class SelfCheck(private val notes: File, private val system: String) {
 
 /**
  * Quantized answers may be so many times as far from the oracle's as its tolerance says. KleidiAI, which computes 4-bit products
- * on ARM, rounds their inputs otherwise than the exporting machine: 1.9 times the tolerance on the tiny model (docs/log.md).
+ * on ARM, rounds their inputs otherwise than the exporting machine: 1.8 times the tolerance on the tiny model (docs/log.md).
  */
 const val KERNEL_ALLOWANCE = 4.0
 

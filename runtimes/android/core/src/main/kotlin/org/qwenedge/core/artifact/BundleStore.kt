@@ -140,6 +140,9 @@ class BundleStore(private val imported: File, private val pushed: List<File>, pr
     }
 }
 
+private const val INDEX_FILE = "bundle.json"
+private val FOLDER = Regex("[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
+
 /** What `bundle.json` calls its artifacts: the names of their folders. */
 private fun artifactsOf(index: ByteArray): List<String> = try {
     val artifacts = (JsonReader(index.inputStream()).document() as? Map<*, *>)?.get("artifacts") as? Map<*, *>
@@ -149,12 +152,9 @@ private fun artifactsOf(index: ByteArray): List<String> = try {
     throw FileMismatchException("$INDEX_FILE: not JSON: ${error.message}; copy the bundle again", error)
 }
 
-private const val INDEX_FILE = "bundle.json"
-private val FOLDER = Regex("[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
-
 /** The bytes of a small file, one more than [limit] where it is longer; null where it does not exist. */
 private fun ArtifactSource.read(path: String, limit: Int): ByteArray? = try {
-    open(path)?.use { it.readAtMost(limit + 1) }
+    this.open(path)?.use { it.readAtMost(limit + 1) }
 } catch (error: IOException) {
     throw FileMismatchException("$path cannot be read (${error.message}); copy it again", error)
 }

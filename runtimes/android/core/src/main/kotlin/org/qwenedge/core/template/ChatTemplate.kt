@@ -4,6 +4,7 @@ import java.io.File
 import java.io.IOException
 import java.time.LocalDateTime
 import java.time.format.DateTimeFormatter
+import kotlin.math.ceil
 import org.qwenedge.core.ChatTemplateException
 
 /**
@@ -64,8 +65,17 @@ class ChatTemplate(source: String, private val specialTokens: Map<String, String
         private fun range(bounds: List<Long>): List<Long> {
             val (start, stop) = if (bounds.size == 1) listOf(0L, bounds[0]) else bounds
             val step = bounds.getOrElse(2) { 1L }
-            if (step == 0L || (stop - start) / step > LONGEST_RANGE) throw TemplateError("a range without end")
-            return generateSequence(start) { it + step }.takeWhile { if (step > 0) it < stop else it > stop }.toList()
+            val length = (stop.toDouble() - start) / step
+            if (step == 0L || length > LONGEST_RANGE) throw TemplateError("a range without end")
+            return Numbers(start, step, ceil(length).toInt().coerceAtLeast(0))
+        }
+
+        /** Numbers that take no memory: a hostile template may ask for them again and again. */
+        private class Numbers(val start: Long, val step: Long, override val size: Int) : AbstractList<Long>(), RandomAccess {
+            override fun get(index: Int): Long {
+                if (index !in indices) throw IndexOutOfBoundsException("$index of $size")
+                return start + index * step
+            }
         }
 
         /** The few parts of a date that templates ask for. */

@@ -9,7 +9,8 @@ internal class Loop(
     private val otherwise: Statement,
 ) : Statement {
     override fun run(scope: Scope): Flow {
-        val items = items(source.value(scope)).filter { passes(it, scope) }
+        val all = items(source.value(scope))
+        val items = if (filter == null) all else all.filter { passes(filter, it, scope) }
         if (items.isEmpty()) return otherwise.run(scope)
         for (index in items.indices) {
             scope.step()
@@ -21,8 +22,8 @@ internal class Loop(
         return Flow.ON
     }
 
-    private fun passes(item: Any?, scope: Scope): Boolean {
-        if (filter == null) return true
+    private fun passes(filter: Expression, item: Any?, scope: Scope): Boolean {
+        scope.step()
         val inner = scope.inner()
         assign(inner, names, item)
         return isTrue(filter.value(inner))

@@ -12,10 +12,15 @@ import org.qwenedge.engine.EngineFactory
 class ExecuTorchFactory(override val version: String) : EngineFactory {
     override val runtime = "executorch"
 
-    override fun open(artifact: Artifact, threads: Int): Engine = failing("open ${artifact.modelFile}") {
-        val module = Module.load(artifact.modelFile.path, Module.LOAD_MODE_MMAP, threads)
-        module.loadMethod(ExecuTorchEngine.METHOD)
-        ExecuTorchEngine(artifact.manifest, threads, module)
+    override fun open(artifact: Artifact, threads: Int): Engine {
+        if (artifact.manifest.vision != null) {
+            throw EngineException("${artifact.manifest.model} sees, which this app cannot do with ExecuTorch; use the ONNX artifact")
+        }
+        return failing("open ${artifact.modelFile}") {
+            val module = Module.load(artifact.modelFile.path, Module.LOAD_MODE_MMAP, threads)
+            module.loadMethod(ExecuTorchEngine.METHOD)
+            ExecuTorchEngine(artifact.manifest, threads, module)
+        }
     }
 }
 
