@@ -14,7 +14,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -112,6 +112,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--calibration", type=Path, required=True, help="text that the method learns from")
     parser.add_argument("--tokens", type=int, default=18432, help="of it (default: 18432)")
     parser.add_argument("--method", default=DEFAULT_METHOD, help=f"what quantizes (default: {DEFAULT_METHOD})")
+    parser.add_argument("--priced-by", help="method whose prices the layout is found by (default: --method)")
     parser.add_argument("--more-bytes", type=float, default=0.0, help="percent above uniform that search may use")
     parser.add_argument("--steps", type=int, default=0, help="of training, 1024 tokens each (default: none)")
     parser.add_argument("--data", type=Path, help="text to train on (default: --calibration)")
@@ -130,7 +131,7 @@ def measure(options: compare.Options, given: argparse.Namespace) -> dict[str, co
     learned = compare.calibration_tokens(subject, options)
     work = Work(options=options, subject=subject, table=table, learned=learned, method=given.method)
     uniform = compare.formats_of(subject.model, options.group_size)
-    searched = search(work, uniform, given.more_bytes)
+    searched = search(replace(work, method=given.priced_by or given.method), uniform, given.more_bytes)
     rounded = {unit: rtn.quantize_table(weight, UNIFORM, None) for unit, weight in weights_of(subject).items()}
     results: dict[str, tuple[Results, Mapping[str, Format]]] = {
         "rtn": (by_block(rounded), uniform),
