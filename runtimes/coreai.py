@@ -10,8 +10,9 @@ import asyncio
 import hashlib
 import importlib.metadata
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -19,16 +20,22 @@ from coreai.authoring import AIModelAsset
 from coreai.runtime import NDArray as RuntimeArray
 from numpy.typing import NDArray
 
-from runtimes.artifact import Artifact, StateTensor
+from runtimes.artifact import Artifact, StateTensor, Vision
 from runtimes.device import default_threads
 from runtimes.errors import RuntimeFailedError, SnapshotError
 from runtimes.runner import Logits, check_version
 from runtimes.state import SequenceState, StateSnapshot
 from runtimes.state_runner import StateRunner
+from runtimes.vision.fed import FedSeeingRunner, ImageFeed, position_ids, spread_features
+from runtimes.vision.grids import function_name, grid_of
+from runtimes.vision.prompt import Features
+from runtimes.vision.spec import PatchedImage
 
 PACKAGE: Final = "coreai-core"
 DECODE, PREFILL, LOGITS = "decode", "prefill", "logits"
 TOKENS, POSITION, LENGTH = "input_ids", "position", "length"
+POSITION_IDS, IMAGE_FEATURES, PATCHES = "position_ids", "image_features", "pixel_values"
+IMAGE_INPUTS: Final = {POSITION_IDS, IMAGE_FEATURES}
 INPUTS: Final = {DECODE: {TOKENS, POSITION}, PREFILL: {TOKENS, POSITION, LENGTH}}
 CHECK_SECONDS: Final = 60.0  # of one check of `verify`: a large model takes a minute or two a call on Linux
 HASH_FILE: Final = "main.hash"
@@ -99,19 +106,55 @@ def _before(tensor: StateTensor, position: int) -> tuple[slice, ...]:
     return () if axis is None else (*(slice(None),) * axis, slice(0, position))
 
 
+class Asset:
+    """The functions of an asset, compiled for this machine."""
+
+    def __init__(self, artifact: Artifact, program: Path) -> None:
+        _check_whole(artifact, program)
+        self._program = program
+        self._loop: Loop | None = Loop()
+        self._open = AsyncExitStack()
+        self.functions: dict[str, Any] = {}
+        try:
+            model = self._loop.run(f"open {program}", self._opened())
+            self.functions = {name: model.load_function(name) for name in model.function_names}
+        except BaseException:
+            self.close()
+            raise
+
+    def call(
+        self, what: str, name: str, inputs: Mapping[str, NDArray[Any]], states: dict[str, Any]
+    ) -> dict[str, NDArray[Any]]:
+        """The outputs of a function; `states` are updated in place."""
+        if self._loop is None:
+            raise RuntimeFailedError("this runner was closed; open the artifact again")
+        given = {key: RuntimeArray(value) for key, value in inputs.items()}
+        outputs = self._loop.run(what, self.functions[name](given, states))
+        return {key: value.numpy() for key, value in outputs.items()}
+
+    def close(self) -> None:
+        """Give the memory back."""
+        if self._loop is None:
+            return
+        self.functions = {}
+        self._loop.run("close the asset", self._open.aclose())
+        self._loop.close()
+        self._loop = None
+
+    async def _opened(self) -> Any:
+        return await self._open.enter_async_context(AIModelAsset.load(self._program.parent).executable())
+
+
 class CoreaiRunner(StateRunner):
     """One sequence in the functions of one asset."""
 
     def __init__(self, artifact: Artifact, threads: int) -> None:
         super().__init__(artifact, threads)
-        self._file = artifact.model_file
-        _check_whole(artifact)
-        self._loop: Loop | None = Loop()
-        self._open = AsyncExitStack()
-        self._functions: dict[str, Any] = {}
+        self.feed: ImageFeed | None = None  # where the functions take images between the tokens
         self._state: RuntimeState = RuntimeState(artifact.manifest.state)
+        self._asset = Asset(artifact, artifact.model_file)
         try:
-            self._load(artifact)
+            self._check(artifact)
         except BaseException:
             self.close()
             raise
@@ -124,27 +167,17 @@ class CoreaiRunner(StateRunner):
     def close(self) -> None:
         """Give the model's memory back."""
         self._failed = True
-        if self._loop is None:
-            return
-        self._functions, self._state.arrays = {}, {}
-        self._loop.run("close the asset", self._open.aclose())
-        self._loop.close()
-        self._loop = None
+        self._state.arrays = {}
+        self._asset.close()
 
-    def _load(self, artifact: Artifact) -> None:
-        model = self._await(f"open {self._file}", self._open_asset())
-        if set(model.function_names) != set(INPUTS):
+    def _check(self, artifact: Artifact) -> None:
+        if set(self._asset.functions) != set(INPUTS):
             raise RuntimeFailedError(
-                f"{self._file}: its functions are {', '.join(sorted(model.function_names))}; "
+                f"{artifact.model_file}: its functions are {', '.join(sorted(self._asset.functions))}; "
                 f"expected {DECODE} and {PREFILL}"
             )
-        self._functions = {name: model.load_function(name) for name in INPUTS}
-        for name, function in self._functions.items():
+        for name, function in self._asset.functions.items():
             _check_function(artifact, name, function.desc)
-
-    async def _open_asset(self) -> Any:
-        """The asset, compiled for this machine."""
-        return await self._open.enter_async_context(AIModelAsset.load(self._file.parent).executable())
 
     def _run(self, ids: NDArray[np.int64]) -> None:
         fits = self._position + self.prefill_chunk <= self.context_length
@@ -158,36 +191,63 @@ class CoreaiRunner(StateRunner):
         """One call of a function, the tokens padded to what it takes."""
         padded = np.zeros((1, 1 if name == DECODE else self.prefill_chunk), np.int32)
         padded[0, : ids.size] = ids
-        given = {TOKENS: padded, POSITION: np.array([position], np.int32), LENGTH: np.array([ids.size], np.int32)}
-        inputs = {key: RuntimeArray(given[key]) for key in sorted(INPUTS[name])}
-        outputs = self._await(
-            f"run {ids.size} tokens after {position}", self._functions[name](inputs, self._state.arrays)
-        )
-        self._output = outputs[LOGITS].numpy()
-
-    def _await(self, what: str, coroutine: Coroutine[Any, Any, Result]) -> Result:
-        if self._loop is None:
-            coroutine.close()
-            raise RuntimeFailedError("this runner was closed; open the artifact again")
-        return self._loop.run(what, coroutine)
+        given: dict[str, NDArray[Any]] = {TOKENS: padded, POSITION: np.array([position], np.int32)}
+        if name == PREFILL:
+            given[LENGTH] = np.array([ids.size], np.int32)
+        piece = None if self.feed is None else self.feed.piece(ids, position)
+        if piece is not None:
+            given[POSITION_IDS] = position_ids(piece, padded.size)
+            given[IMAGE_FEATURES] = spread_features(piece, padded.size)
+        what = f"run {ids.size} tokens after {position}"
+        self._output = self._asset.call(what, name, given, self._state.arrays)[LOGITS]
+        if self.feed is not None and piece is not None:
+            self.feed.was_read(piece, position)
 
     def _last_logits(self) -> Logits:
         logits: Logits = self._output.reshape(-1)[-self.vocab_size :].astype(np.float32)
         return logits
 
 
-def load_runner(artifact: Artifact, threads: int | None = None) -> CoreaiRunner:
+class Tower:
+    """The asset that encodes images, opened when the first one comes."""
+
+    def __init__(self, artifact: Artifact, vision: Vision) -> None:
+        self._artifact, self._vision = artifact, vision
+        self._asset: Asset | None = None
+
+    def encode(self, image: PatchedImage) -> Features:
+        """The image's features."""
+        name = function_name(grid_of(image, self._vision.images))
+        if self._asset is None:
+            self._asset = Asset(self._artifact, self._artifact.file(self._vision.tower_file))
+        if name not in self._asset.functions:
+            raise RuntimeFailedError(f"{self._vision.tower_file}: has no function {name!r}; export it again")
+        found = self._asset.call(f"encode {len(image.patches)} patches", name, {PATCHES: image.patches}, {})
+        features: Features = found[IMAGE_FEATURES].astype(np.float32)
+        return features
+
+    def close(self) -> None:
+        """Give its memory back."""
+        if self._asset is not None:
+            self._asset.close()
+            self._asset = None
+
+
+def load_runner(artifact: Artifact, threads: int | None = None) -> CoreaiRunner | FedSeeingRunner:
     """The runner of a Core AI artifact; its runtime takes no number of threads."""
     check_version(artifact, importlib.metadata.version(PACKAGE))
-    return CoreaiRunner(artifact, threads or default_threads())
+    runner, vision = CoreaiRunner(artifact, threads or default_threads()), artifact.manifest.vision
+    if vision is None:
+        return runner
+    runner.feed, tower = ImageFeed(vision=vision), Tower(artifact, vision)
+    return FedSeeingRunner(text=runner, feed=runner.feed, encode=tower.encode, close_tower=tower.close)
 
 
-def _check_whole(artifact: Artifact) -> None:
+def _check_whole(artifact: Artifact, place: Path) -> None:
     """Refuse a damaged program before it is parsed: Apple's parser ends the process then.
 
     An asset holds the hash of its program.
     """
-    place = artifact.model_file
     if place.parent.suffix != SUFFIX:
         raise RuntimeFailedError(f"{place}: not inside a directory *{SUFFIX}; export it again")
     found = artifact.file(f"{place.parent.relative_to(artifact.path).as_posix()}/{HASH_FILE}")
@@ -204,7 +264,7 @@ def _check_function(artifact: Artifact, name: str, found: Any) -> None:
     manifest, where = artifact.manifest, f"{artifact.model_file}: function {name!r}"
     states = {tensor.name: tensor for tensor in manifest.state}
     for what, wanted, names in (
-        ("input", INPUTS[name], found.input_names),
+        ("input", INPUTS[name] | (IMAGE_INPUTS if manifest.vision else set()), found.input_names),
         ("state", set(states), found.state_names),
         ("output", {LOGITS}, found.output_names),
     ):
@@ -226,6 +286,6 @@ def _check_function(artifact: Artifact, name: str, found: Any) -> None:
         raise RuntimeFailedError(f"{where}: takes token ids {taken}, by the manifest they are {wanted_tokens}")
 
 
-def describe_engine(runner: CoreaiRunner) -> str:  # noqa: ARG001 (every runtime's signature)
+def describe_engine(runner: object) -> str:  # noqa: ARG001 (every runtime's signature)
     """What computes."""
     return f"Apple's Core AI runtime ({PACKAGE} {importlib.metadata.version(PACKAGE)})"

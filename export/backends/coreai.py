@@ -2,12 +2,14 @@
 
 import importlib.metadata
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from export.backends import Lowered, LoweringRequest, Tolerance
 from export.config import ModelConfig
 from export.coreai_lowering.program import Captured, capture_decoder, stored_weights, write_asset
 from export.coreai_lowering.state import file_states
+from export.coreai_lowering.vision import TowerElements, write_tower
 from export.decoder import Activations
 from export.errors import MissingPackageError, UnsupportedSchemeError
 from export.quantized import QuantizedCheckpoint
@@ -21,11 +23,16 @@ OLDEST_RUNTIME = "1.0.0b3"
 BUILT_WITH = "1.0.0b3"  # its compiler's bindings are used, which are not versioned
 ASSET = "model.aimodel"
 MODEL_FILE = f"{ASSET}/main.mlirb"
+TOWER_ASSET = "vision.aimodel"  # its functions are named after their grids
+TOWER_FILE = f"{TOWER_ASSET}/main.mlirb"
 PREFILL_TOKENS = 64
 ACTIVATION_KINDS = {"int8": Activations(), "float": Activations()}  # there are only floats
 TOLERANCE = Tolerance(float_error=5e-3, quantized_kld=1e-3)
 FINEST = ROWS_ONLY
 HOLDS_TABLES = True
+MODALITIES = ("text", "image")
+FIXED_GRIDS = True
+TOWER_ACTIVATIONS = Activations()  # int8 weights of the tower meet floats, as those of the text model do
 # by their bytes: nothing was measured on a phone
 SPEED = Speed(
     relative={
@@ -83,28 +90,44 @@ def lower(
     store: QuantizedCheckpoint, request: LoweringRequest, directory: Path, progress: Callable[[str, int], None]
 ) -> Lowered:
     """Write model.aimodel."""
-    return lower_captured(capture_decoder(store, request, "float16"), directory, progress, TOLERANCE)
+    return lower_captured(capture_decoder(store, request, "float16"), directory, progress, IN_FLOAT16)
 
 
-def lower_captured(
-    captured: Captured, directory: Path, progress: Callable[[str, int], None], tolerance: Tolerance
-) -> Lowered:
-    """Write the asset of a captured decoder."""
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What tells the backends of this format apart beside the type of their products."""
+
+    tolerance: Tolerance
+    tower: TowerElements
+
+
+IN_FLOAT16 = Kind(tolerance=TOLERANCE, tower=TowerElements())
+
+
+def lower_captured(captured: Captured, directory: Path, progress: Callable[[str, int], None], kind: Kind) -> Lowered:
+    """Write the asset of a captured decoder, and the vision tower of a model that sees."""
     request = captured.request
+    producer = f"{PACKAGE} {BUILT_WITH}"
     chunk = prefill_tokens(request.context_length)
     asset = directory / ASSET
-    write_asset(captured, {"decode": 1, "prefill": chunk}, asset, f"{PACKAGE} {BUILT_WITH}", progress)
+    write_asset(captured, {"decode": 1, "prefill": chunk}, asset, producer, progress)
+    files = [asset, *sorted(asset.iterdir())]
+    if request.vision is not None:
+        tower = directory / TOWER_ASSET
+        write_tower(request.vision.weights, request.vision.images.grids, kind.tower, tower, producer, progress)
+        files += [tower, *sorted(tower.iterdir())]
     states = file_states(request.config, request.context_length, captured.element)
     return Lowered(
         model_file=MODEL_FILE,
-        files=(asset, *sorted(asset.iterdir())),
+        files=tuple(files),
         state=tuple(state.written() for state in states),
         prefill_chunk=chunk,
         bytes_read_per_token=_bytes_read(captured),
         activations=ACTIVATION_KINDS[request.activations],
         details={"products": captured.element},
-        tolerance=tolerance,
+        tolerance=kind.tolerance,
         float_activations=captured.element,
+        vision=None if request.vision is None else request.vision.written(TOWER_FILE, MODEL_FILE),
     )
 
 

@@ -11,18 +11,23 @@ from export.backends import Lowered, LoweringRequest, Tolerance
 from export.backends.coreai import (
     ACTIVATION_KINDS,
     FINEST,
+    FIXED_GRIDS,
     HOLDS_TABLES,
+    MODALITIES,
     OLDEST_RUNTIME,
     OPTIONS,
     PACKAGE,
     RUNTIME,
     SPEED,
     TIED,
+    TOWER_ACTIVATIONS,
+    Kind,
     check_blocks,
     lower_captured,
 )
 from export.config import ModelConfig
 from export.coreai_lowering.program import capture_decoder
+from export.coreai_lowering.vision import TowerElements
 from export.quantized import QuantizedCheckpoint
 from export.schemes import Layout
 from export.sizes import FLOAT_BYTES, Packing
@@ -30,17 +35,20 @@ from export.sizes import FLOAT_BYTES, Packing
 __all__ = [
     "ACTIVATION_KINDS",
     "FINEST",
+    "FIXED_GRIDS",
     "HOLDS_TABLES",
+    "MODALITIES",
     "OLDEST_RUNTIME",
     "OPTIONS",
     "PACKAGE",
     "RUNTIME",
     "SPEED",
     "TIED",
+    "TOWER_ACTIVATIONS",
 ]  # as in float16
 
 SUMMARY = "the same in float32: tells what float16 does to an answer"
-TOLERANCE = Tolerance(float_error=1e-5, quantized_kld=1e-5)
+IN_FLOAT32 = Kind(tolerance=Tolerance(float_error=1e-5, quantized_kld=1e-5), tower=TowerElements(stored="float32"))
 # scales have the type of what they make
 PACKING = Packing(
     scale_bytes={4: FLOAT_BYTES, 8: FLOAT_BYTES},
@@ -66,4 +74,4 @@ def lower(
     store: QuantizedCheckpoint, request: LoweringRequest, directory: Path, progress: Callable[[str, int], None]
 ) -> Lowered:
     """Write model.aimodel."""
-    return lower_captured(capture_decoder(store, request, "float32"), directory, progress, TOLERANCE)
+    return lower_captured(capture_decoder(store, request, "float32"), directory, progress, IN_FLOAT32)

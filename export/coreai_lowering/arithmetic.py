@@ -127,6 +127,14 @@ def l2_norm(x: Value, eps: float) -> Value:
     return mul(x, coreai.rsqrt(add(_last_axis(coreai.reduce_sum, x), eps)))
 
 
+def layer_norm(x: Value, weight: Value, bias: Value, eps: float) -> Value:
+    """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis, in float32."""
+    shape = shape_of(x)
+    mean = coreai.reduce_mean(x, np.array([len(shape) - 1], np.int32))
+    centred = sub(x, reshape(mean, [*shape[:-1], 1]))
+    return add(mul(mul(centred, coreai.rsqrt(add(_last_axis(coreai.reduce_mean, centred), eps))), weight), bias)
+
+
 def _last_axis(reduce: Value, x: Value) -> Value:
     """A reduction of x^2 over the last axis, which stays as an axis of one."""
     shape = shape_of(x)

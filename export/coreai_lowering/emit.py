@@ -23,6 +23,7 @@ from export.coreai_lowering.graph import Value, constant, shape_of, zeros
 from export.coreai_lowering.state import FileState
 from export.coreai_lowering.weights import Matrix, Weight, Weights
 from export.errors import LoweringError
+from export.operators import mrope_axes
 
 MASKED = -3e4  # a score behind the sequence: exp of it is zero beside any other, and no difference of two is NaN
 
@@ -39,6 +40,7 @@ class Emitter:
     element: str
     inputs: Mapping[str, Value]
     weights: Weights
+    image_token_id: int | None = None  # where images may stand between the tokens
     new_states: dict[str, Value] = field(default_factory=dict)
     placed: dict[str, Value] = field(default_factory=dict)
     masks: dict[int, Value] = field(default_factory=dict)
@@ -116,7 +118,15 @@ class Emitter:
             raise LoweringError(f"coreai: {matrix.values.name} is an embedding in tables; use 8 or 4 bits for it")
         found = [coreai.gather_nd(self.plain(part), index) for part in matrix.parts]
         values = found[0] if matrix.scales is None else self.decompressed(matrix, found[0], found[1])
-        return math.cast(math.reshape(values, [1, self.tokens, shape_of(values)[2]]), WIDE)
+        rows = math.cast(math.reshape(values, [1, self.tokens, shape_of(values)[2]]), WIDE)
+        return rows if self.image_token_id is None else self.with_images(rows, ids, self.image_token_id)
+
+    def with_images(self, rows: Value, ids: Value, image_token_id: int) -> Value:
+        """Embeddings (1, T, hidden) with image features in the places of image tokens."""
+        found = coreai.broadcasting_equal(ids, constant(np.array(image_token_id, np.int32)))
+        is_image = math.reshape(math.cast_bool(found, WIDE), [1, self.tokens, 1])
+        is_text = math.add(math.mul(is_image, -1.0), 1.0)
+        return math.add(math.mul(rows, is_text), math.mul(self.inputs["image_features"], is_image))
 
     def write(self, state: FileState, value: Value) -> Value:
         """Keep a state's new value."""
@@ -269,9 +279,9 @@ def _cached(emitter: Emitter, state: FileState, rows: Value) -> Value:
 
 def _rotary(emitter: Emitter, args: list[Any], node: fx.Node) -> Any:  # noqa: ARG001
     """Text has one position for time, height and width, so mRoPE turns every frequency by the same row."""
-    x, _, cos_table, sin_table, _ = args
+    x, _, cos_table, sin_table, sections = args
     half, width = cos_table.shape[-1], shape_of(x)[-1]
-    cos, sin = (_rope_rows(emitter, table) for table in (cos_table, sin_table))
+    cos, sin = (_rope_rows(emitter, table, sections) for table in (cos_table, sin_table))
     first, second, *rest = math.split(x, [size for size in (half, half, width - 2 * half) if size], axis=3)
     turned = (
         math.sub(math.mul(first, cos), math.mul(second, sin)),
@@ -280,11 +290,18 @@ def _rotary(emitter: Emitter, args: list[Any], node: fx.Node) -> Any:  # noqa: A
     return math.concat([*turned, *rest], axis=3)
 
 
-def _rope_rows(emitter: Emitter, table: Weight) -> Value:
+def _rope_rows(emitter: Emitter, table: Weight, sections: list[int]) -> Value:
     """The table's rows for this call's positions: float32 (1, T, 1, R)."""
     name = f"{table.name}_rows"
     if name not in emitter.placed:
-        found = coreai.gather_nd(emitter.plain(table), math.reshape(emitter.positions, [emitter.tokens, 1]))
+        if emitter.image_token_id is None:
+            found = coreai.gather_nd(emitter.plain(table), math.reshape(emitter.positions, [emitter.tokens, 1]))
+        else:  # each frequency by the row of its own axis: products with ones and zeros are exact
+            index = math.reshape(emitter.inputs["position_ids"], [3, emitter.tokens, 1])
+            rows = coreai.gather_nd(emitter.plain(table), index)  # (3, T, R)
+            axes = mrope_axes(table.shape[-1], sections).numpy()
+            chosen = constant((np.arange(3)[:, None, None] == axes).astype(np.float32))
+            found = coreai.reduce_sum(math.mul(rows, chosen), np.array([0], np.int32))
         emitter.placed[name] = math.reshape(found, [1, emitter.tokens, 1, table.shape[-1]])
     return emitter.placed[name]
 

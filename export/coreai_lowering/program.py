@@ -88,6 +88,9 @@ def _add(captured: Captured, name: str, tokens: int, weights: Weights) -> None:
     ]
     if tokens > 1:
         inputs.append(Port(name="length", shape=(1,), element="int32"))
+    if request.vision is not None:
+        inputs.append(Port(name="position_ids", shape=(3, tokens), element="int32"))
+        inputs.append(Port(name="image_features", shape=(1, tokens, request.config.hidden_size), element=WIDE))
 
     def body(values: Mapping[str, Value]) -> tuple[dict[str, Value], dict[str, Value]]:
         emitter = Emitter(
@@ -96,6 +99,7 @@ def _add(captured: Captured, name: str, tokens: int, weights: Weights) -> None:
             element=captured.element,
             inputs=values,
             weights=weights,
+            image_token_id=None if request.vision is None else request.vision.config.image_token_id,
         )
         return {LOGITS: _walk(captured, emitter, states)}, emitter.new_states
 

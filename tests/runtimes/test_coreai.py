@@ -42,7 +42,9 @@ def artifact(directory: Path) -> Artifact:
 @pytest.fixture(scope="module")
 def shared_runner(artifact: Artifact) -> CoreaiRunner:
     """Take `runner`, which is reset."""
-    return load_runner(artifact, threads=1)
+    found = load_runner(artifact, threads=1)
+    assert isinstance(found, CoreaiRunner)
+    return found
 
 
 @pytest.fixture
