@@ -34,6 +34,7 @@ from export.quality.texts import Sequences
 from export.quantize_checkpoint import Job, load_method, quantize_checkpoint
 from export.quantized import QuantizedCheckpoint
 from export.schemes import KEEP_GATES, Format, Layout, Rule, Scheme, layout
+from export.spec import RECOVERED_METHOD
 from export.weights import units
 
 TOKENS = 512
