@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +40,12 @@ def artifact(directory: Path) -> Artifact:
 
 
 @pytest.fixture(scope="module")
-def shared_runner(artifact: Artifact) -> CoreaiRunner:
+def shared_runner(artifact: Artifact) -> Iterator[CoreaiRunner]:
     """Take `runner`, which is reset."""
     found = load_runner(artifact, threads=1)
     assert isinstance(found, CoreaiRunner)
-    return found
+    yield found
+    found.close()
 
 
 @pytest.fixture
