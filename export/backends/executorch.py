@@ -138,7 +138,7 @@ def _write_seeing(
     encoder = embedding.beside(ENCODE_METHOD)
     features = write_encoder(encoder, request.vision, store.path.name)
     matrices = Matrices(embedding, store, request.context_length)
-    rows = write_token_embedding(matrices, request.context_length)
+    rows = write_token_embedding(matrices, request)
     reader = replace(matrices, program=decoder)
     logits, inputs = write_text_decoder(reader, request, activations, _prefill_chunk(request))
     return [Method(decoder, logits), Method(embedding, rows), Method(encoder, features)], inputs
@@ -208,9 +208,7 @@ def _written(tensor: StateTensor, value: Value) -> WrittenState:
 def _metadata(request: LoweringRequest) -> dict[str, Sequence[int | bool]]:
     """What ExecuTorch's text runners read (extension/llm/runner/constants.h)."""
     found: dict[str, Sequence[int | bool]] = {
-        "get_max_seq_len": [
-            _prefill_chunk(request) if request.vision is None else segment_length(request.context_length)
-        ],
+        "get_max_seq_len": [_prefill_chunk(request) if request.vision is None else segment_length(request)],
         "get_max_context_len": [request.context_length],
         "get_vocab_size": [request.config.vocab_size],
         "get_n_layers": [request.config.num_layers],

@@ -33,15 +33,17 @@ LAG = "position_lag"  # the state tensor with what positions lag behind places
 LONGEST_SEGMENT = 2048  # tokens of one text for the stock runner; each takes memory in two methods
 
 
-def segment_length(context_length: int) -> int:
-    """Tokens that one call of `token_embedding` or `text_decoder` takes."""
-    return min(context_length, LONGEST_SEGMENT)
+def segment_length(request: LoweringRequest) -> int:
+    """Tokens that one call of `token_embedding` or `text_decoder` takes: any image, and texts of a usual length."""
+    assert request.vision is not None
+    images = request.vision.images
+    return min(request.context_length, max(LONGEST_SEGMENT, images.max_pixels // images.factor**2))
 
 
-def write_token_embedding(matrices: Matrices, context_length: int) -> Value:
+def write_token_embedding(matrices: Matrices, request: LoweringRequest) -> Value:
     """Tokens int64 (1, T) to rows (1, T, hidden + 4) whose further channels are zero."""
     program = matrices.program
-    tokens = program.input((1, Dynamic(segment_length(context_length))), Element.INT64)
+    tokens = program.input((1, Dynamic(segment_length(request))), Element.INT64)
     found = matrices.rows(tokens, Buffer("embed", Recipe(field="codes", parts=(Part(unit=EMBEDDING),))))
     rows = program.tensor((*found.shape[:-1], found.shape[-1] + COORDINATES))
     program.kernel("aten::constant_pad_nd", "out", [found, program.integers([0, COORDINATES]), 0.0], [rows])
@@ -71,7 +73,7 @@ def write_text_decoder(
     `chunk` tokens go through the decoder at once.
     """
     program, width = matrices.program, request.config.hidden_size + COORDINATES
-    rows = program.input((1, Dynamic(segment_length(request.context_length)), width), Element.FLOAT32)
+    rows = program.input((1, Dynamic(segment_length(request)), width), Element.FLOAT32)
     start = program.input((1,), Element.INT64)
     tensors, state = kept_state(program, request)
     lag = program.state(LAG, (1, 1, 1))
