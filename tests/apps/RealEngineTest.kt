@@ -2,11 +2,14 @@ package org.qwenedge.engine.onnxruntime
 
 import java.io.File
 import java.util.Base64
+import kotlin.math.exp
+import kotlin.math.ln
 import kotlin.test.AfterTest
 import kotlin.test.Test
 import kotlin.test.assertContentEquals
 import kotlin.test.assertEquals
 import kotlin.test.assertFailsWith
+import kotlin.test.assertTrue
 import org.junit.Assume.assumeTrue
 import org.qwenedge.core.ContextLimitException
 import org.qwenedge.core.EngineException
@@ -88,7 +91,8 @@ class RealEngineTest {
         engine.reset()
         engine.forward(prompt.copyOf(25))
         val pieces = engine.forward(prompt.copyOfRange(25, 40))
-        whole.zip(pieces) { one, other -> assertEquals(one, other, absoluteTolerance = 2e-2f) }
+        // an int8 code on the other side of a rounding moves every logit a little: 4e-5 nats for Python's runner, too
+        assertTrue(divergence(whole, pieces) < 1e-3, "chunks say something else")
     }
 
     @Test
@@ -111,6 +115,14 @@ class RealEngineTest {
         model.writeBytes(ByteArray(model.length().toInt()) { 7 })
         assertFailsWith<EngineException> { factory.open(Artifact.open(broken), threads = 1) }
         broken.deleteRecursively()
+    }
+
+    private fun divergence(wanted: FloatArray, found: FloatArray): Double {
+        fun logs(logits: FloatArray): List<Double> {
+            val sum = ln(logits.sumOf { exp(it.toDouble()) })
+            return logits.map { it - sum }
+        }
+        return logs(wanted).zip(logs(found)) { one, other -> exp(one) * (one - other) }.sum()
     }
 
     private fun pixels(picture: Map<*, *>) =

@@ -14,13 +14,13 @@
             self.states = states
         }
 
-        /// The logits, written into the array given.
-        func run(_ logits: NDArray) async throws -> NDArray {
-            var logits = logits
+        /// An output, written into the array given.
+        func run(_ array: NDArray, as name: String) async throws -> NDArray {
+            var output = array
             var views = InferenceFunction.MutableViews()
-            views.insert(&logits, for: "logits")
+            views.insert(&output, for: name)
             try await run(states.keys.sorted()[...], InferenceFunction.MutableViews(), consume views)
-            return logits
+            return output
         }
 
         /// A view may not outlive the array that it shows, so each state is a variable of one more nested call.

@@ -13,14 +13,14 @@
         public init() {}
 
         public func open(_ artifact: Artifact, threads: Int?) throws -> any Engine {
-            guard artifact.manifest.vision == nil else {
-                throw EdgeError(.engine, "\(artifact.name) sees, which this app cannot do with Core AI; use the Core ML artifact")
-            }
             let asset = try artifact.place(of: artifact.manifest.modelFile).deletingLastPathComponent()
             let layout = FunctionLayout(decode: "decode", prefill: "prefill", states: [])
             let runner = try CoreAIRunner(asset, layout, artifact.manifest.state)
-            return try FunctionEngine(
+            let text = try FunctionEngine(
                 runner, packages: [asset.lastPathComponent], layout: layout, manifest: artifact.manifest)
+            guard let vision = artifact.manifest.vision else { return text }
+            let tower = Tower(try artifact.place(of: vision.towerFile).deletingLastPathComponent())
+            return SeeingFunctionEngine(text, vision, encode: tower.encode)
         }
     }
 #endif

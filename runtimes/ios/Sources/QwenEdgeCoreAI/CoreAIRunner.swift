@@ -12,13 +12,13 @@
         let name = "Core AI"
         private let functions: [String: InferenceFunction]
         private let outputs: [String: NDArrayDescriptor]
-        private let inputs: [String: [String]]
+        private let descriptors: [String: InferenceFunctionDescriptor]
         private let tensors: [StateTensor]
         private var states: [String: NDArray] = [:]
 
         init(_ asset: URL, _ layout: FunctionLayout, _ tensors: [StateTensor]) throws {
             let model = try finished { try await AIModel(contentsOf: asset) }
-            var functions: [String: InferenceFunction] = [:], inputs: [String: [String]] = [:]
+            var functions: [String: InferenceFunction] = [:], descriptors: [String: InferenceFunctionDescriptor] = [:]
             var outputs: [String: NDArrayDescriptor] = [:]
             for name in [layout.decode, layout.prefill] {
                 guard let function = try model.loadFunction(named: name), let found = model.functionDescriptor(for: name),
@@ -26,14 +26,14 @@
                 else {
                     throw EdgeError(.engine, "\(asset.lastPathComponent) has no '\(name)' with logits; import the bundle again")
                 }
-                (functions[name], inputs[name], outputs[name]) = (function, found.inputNames, logits)
+                (functions[name], descriptors[name], outputs[name]) = (function, found, logits)
             }
-            (self.functions, self.inputs, self.outputs, self.tensors) = (functions, inputs, outputs, tensors)
+            (self.functions, self.descriptors, self.outputs, self.tensors) = (functions, descriptors, outputs, tensors)
             reset()
         }
 
         func inputNames(package: String, function: String) -> [String] {
-            inputs[function]!
+            descriptors[function]!.inputNames
         }
 
         func tensor(_ values: [Int32], shape: [Int]) -> NDArray {
@@ -44,9 +44,11 @@
             return array
         }
 
-        /// No function asks for numbers: assets that see are refused when they are opened.
         func tensor(_ values: [Float], shape: [Int], for input: FunctionInput) throws -> NDArray {
-            throw EdgeError(.engine, "Core AI's function '\(input.function)' wants '\(input.name)', which this app cannot give")
+            guard case .ndArray(let descriptor)? = descriptors[input.function]?.inputDescriptor(of: input.name) else {
+                throw EdgeError(.engine, "'\(input.function)' takes no numbers as '\(input.name)'; import the bundle again")
+            }
+            return array(descriptor, of: values)
         }
 
         /// All states are given with each call.
@@ -59,7 +61,7 @@
             states = [:]  // the call's own meanwhile: a second reference would mean a copy
             defer { states = call.states }
             let logits = NDArray(descriptor: outputs[function]!)
-            return ["logits": try finished { try await call.run(logits) }]
+            return ["logits": try finished { try await call.run(logits, as: "logits") }]
         }
 
         func numbers(_ tensor: NDArray, last count: Int) -> [Float] {

@@ -91,12 +91,15 @@ final class SeeingEngineTests: XCTestCase {
             for bits in 0...UInt16.max where Float16(bitPattern: bits).isFinite {
                 let value = Float(Float16(bitPattern: bits))
                 XCTAssertEqual(Half.bits(of: value), bits)
+                XCTAssertEqual(Half.value(of: bits), value)
                 for near in [value * 1.0002, value * 1.0003, value.nextUp, (value + Float(Float16(bitPattern: bits).nextUp)) / 2] {
                     XCTAssertEqual(Half.bits(of: near), Float16(near).bitPattern, "\(near)")
                 }
             }
         #endif
         XCTAssertEqual(Half.bits(of: .infinity), 0x7C00)
+        XCTAssertEqual(Half.value(of: 0xFC00), -.infinity)
+        XCTAssert(Half.value(of: 0x7C01).isNaN)
         XCTAssertEqual(Half.bits(of: .nan) & 0x7C00, 0x7C00)
     }
 

@@ -34,6 +34,10 @@ abstract class Tensor internal constructor() {
 
     companion object {
         @JvmStatic fun fromBlob(data: LongArray, shape: LongArray): Tensor = TODO("$data $shape")
+
+        @JvmStatic fun fromBlob(data: FloatArray, shape: LongArray): Tensor = TODO("$data $shape")
+
+        @JvmStatic fun fromBlobUnsigned(data: ByteArray, shape: LongArray): Tensor = TODO("$data $shape")
     }
 }
 

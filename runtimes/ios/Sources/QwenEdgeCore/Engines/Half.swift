@@ -14,4 +14,15 @@ public enum Half {
         // where the exponent is -14 and less than 1024 is left, this is what stands for a number below the normal ones
         return sign | UInt16(exponent + 15) << 10 + UInt16(scaled) - 1024
     }
+
+    /// The number that 16 bits stand for.
+    public static func value(of bits: UInt16) -> Float {
+        let sign: Float = bits & 0x8000 == 0 ? 1 : -1
+        let exponent = Int(bits >> 10 & 0x1F), fraction = Float(bits & 0x3FF)
+        switch exponent {
+        case 0: return sign * fraction * Float(sign: .plus, exponent: -24, significand: 1)
+        case 0x1F: return fraction.isZero ? sign * .infinity : .nan
+        default: return sign * Float(sign: .plus, exponent: exponent - 25, significand: 1024 + fraction)
+        }
+    }
 }

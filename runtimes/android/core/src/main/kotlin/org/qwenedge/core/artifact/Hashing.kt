@@ -12,6 +12,8 @@ internal fun hex(bytes: ByteArray): String = buildString(bytes.size * 2) {
     for (byte in bytes) append(HEX[byte.toInt() shr 4 and 15]).append(HEX[byte.toInt() and 15])
 }
 
+internal fun sha256Of(bytes: ByteArray): String = hex(MessageDigest.getInstance("SHA-256").digest(bytes))
+
 /**
  * Reads a stream to its end, but never beyond [limit] bytes, and gives its length and SHA-256.
  *

@@ -1,19 +1,30 @@
 package org.qwenedge.core.vision
 
+import java.nio.ByteBuffer
+import java.nio.ByteOrder
+import org.qwenedge.core.artifact.sha256Of
+
 private const val CHANNELS = 3
 private const val LEVELS = 255.0
 
-/** What the vision tower reads: a row of numbers for each patch of [grid]. */
-class PatchedImage(val grid: Grid, val patches: FloatArray, private val spec: ImageSpec) {
+/** What the vision tower reads: a row of numbers for each patch of [grid], or the resized [pixels], where it cuts them itself. */
+class PatchedImage(val grid: Grid, val patches: FloatArray, val pixels: Pixels, private val spec: ImageSpec) {
     /** Rows and columns of the tokens that the image takes. */
     val tokens: Grid get() = Grid(grid.height / spec.mergeSize, grid.width / spec.mergeSize)
+
+    /** Names the pixels. */
+    val digest: String by lazy {
+        val bytes = ByteBuffer.allocate(patches.size * Float.SIZE_BYTES).order(ByteOrder.LITTLE_ENDIAN)
+        bytes.asFloatBuffer().put(patches)
+        sha256Of(bytes.array())
+    }
 }
 
 /** Resize, normalise and cut an upright RGB image. */
 fun patchImage(image: Pixels, spec: ImageSpec): PatchedImage {
     val resized = resize(image, targetSize(image.size, spec))
     val grid = Grid(resized.size.height / spec.patchSize, resized.size.width / spec.patchSize)
-    return PatchedImage(grid, Cutter(resized, spec).cut(grid), spec)
+    return PatchedImage(grid, Cutter(resized, spec).cut(grid), resized, spec)
 }
 
 /**

@@ -12,15 +12,13 @@ import org.qwenedge.engine.EngineFactory
 class ExecuTorchFactory(override val version: String) : EngineFactory {
     override val runtime = "executorch"
 
-    override fun open(artifact: Artifact, threads: Int): Engine {
-        if (artifact.manifest.vision != null) {
-            throw EngineException("${artifact.manifest.model} sees, which this app cannot do with ExecuTorch; use the ONNX artifact")
-        }
-        return failing("open ${artifact.modelFile}") {
-            val module = Module.load(artifact.modelFile.path, Module.LOAD_MODE_MMAP, threads)
-            module.loadMethod(ExecuTorchEngine.METHOD)
-            ExecuTorchEngine(artifact.manifest, threads, module)
-        }
+    override fun open(artifact: Artifact, threads: Int): Engine = failing("open ${artifact.modelFile}") {
+        val module = Module.load(artifact.modelFile.path, Module.LOAD_MODE_MMAP, threads)
+        val vision = artifact.manifest.vision
+        // the tower's method is loaded when the first image comes
+        module.loadMethod(if (vision == null) ExecuTorchEngine.METHOD else ExecuTorchSeeingEngine.DECODE)
+        if (vision == null) ExecuTorchEngine(artifact.manifest, threads, module)
+        else ExecuTorchSeeingEngine(artifact.manifest, vision, threads, module)
     }
 }
 

@@ -7,9 +7,7 @@ import java.nio.ByteBuffer
 import java.nio.ByteOrder
 import java.nio.FloatBuffer
 import java.nio.LongBuffer
-import java.security.MessageDigest
 import org.qwenedge.core.EngineException
-import org.qwenedge.core.ImageException
 import org.qwenedge.core.artifact.Manifest
 import org.qwenedge.core.artifact.Vision
 import org.qwenedge.core.vision.Grid
@@ -17,6 +15,7 @@ import org.qwenedge.core.vision.PatchedImage
 import org.qwenedge.engine.Prompt
 import org.qwenedge.engine.SeeingEngine
 import org.qwenedge.engine.SeenImage
+import org.qwenedge.engine.Sight
 import org.qwenedge.engine.Snapshot
 import org.qwenedge.engine.StateMemory
 
@@ -45,35 +44,21 @@ internal class OnnxSeeingEngine(parts: Parts, threads: Int, environment: OrtEnvi
     override val vision = parts.vision
     private val embedding = parts.embedding
     private val tower = lazy(parts.openTower)
-    private var piece: Prompt? = null
+    private val sight = Sight(vision)
 
-    /** By how much positions are behind places in the sequence. */
-    private var lag = 0
-
-    override val nextPosition get() = position - lag
+    override val nextPosition get() = position - sight.lag
 
     override fun see(image: PatchedImage): SeenImage {
-        val patches = image.grid.cells
-        if (patches.toLong() * vision.images.patchSize * vision.images.patchSize > vision.images.maxPixels) {
-            throw ImageException("an image of $patches patches is larger than max_pixels ${vision.images.maxPixels} allows")
-        }
-        val features = failing("encode $patches patches") { encode(image) }
-        return SeenImage(features, image.tokens, digest(image.patches))
+        sight.checkSize(image)
+        val features = failing("encode ${image.grid.cells} patches") { encode(image) }
+        return SeenImage(features, image.tokens, image.digest)
     }
 
-    override fun forward(prompt: Prompt): FloatArray {
-        piece = prompt
-        try {
-            val next = maxOf(nextPosition, prompt.rows.maxOf { it.max() } + 1)
-            return forward(prompt.tokens).also { lag = position - next }
-        } finally {
-            piece = null
-        }
-    }
+    override fun forward(prompt: Prompt): FloatArray = sight.read(this, prompt, ::forward)
 
     override fun read(tokens: IntArray): OnnxTensor {
-        if (piece == null && vision.imageTokenId in tokens) throw ImageException("image tokens without an image")
-        val features = piece?.features ?: NOTHING_SEEN
+        sight.check(tokens)
+        val features = sight.piece?.features ?: NOTHING_SEEN
         val shape = longArrayOf(features.size.toLong() / vision.hiddenSize, vision.hiddenSize.toLong())
         return idsTensor(tokens).use { ids ->
             OnnxTensor.createTensor(environment, floats(features), shape).use { seen ->
@@ -85,19 +70,19 @@ internal class OnnxSeeingEngine(parts: Parts, threads: Int, environment: OrtEnvi
         }
     }
 
-    override fun rows(count: Int): List<IntArray> = piece?.rows ?: List(ROWS) { IntArray(count) { nextPosition + it } }
+    override fun rows(count: Int): List<IntArray> = sight.piece?.rows ?: List(ROWS) { IntArray(count) { nextPosition + it } }
 
     override fun clear() {
         super.clear()
-        lag = 0
+        sight.lag = 0
     }
 
-    override fun remember(): Snapshot = Seeing(super.remember(), lag)
+    override fun remember(): Snapshot = Seeing(super.remember(), sight.lag)
 
     override fun recall(snapshot: Snapshot) {
         if (snapshot !is Seeing) throw EngineException("this snapshot is of another engine; start the chat anew")
         super.recall(snapshot.state)
-        lag = snapshot.lag
+        sight.lag = snapshot.lag
     }
 
     override fun release() {
@@ -140,12 +125,6 @@ internal class OnnxSeeingEngine(parts: Parts, threads: Int, environment: OrtEnvi
         fun values(result: OrtSession.Result): FloatArray {
             val found = (result.get(0) as OnnxTensor).floatBuffer
             return FloatArray(found.remaining()).also(found::get)
-        }
-
-        fun digest(patches: FloatArray): String {
-            val bytes = ByteBuffer.allocate(patches.size * Float.SIZE_BYTES).order(ByteOrder.LITTLE_ENDIAN)
-            bytes.asFloatBuffer().put(patches)
-            return MessageDigest.getInstance("SHA-256").digest(bytes.array()).joinToString("") { "%02x".format(it) }
         }
     }
 }
