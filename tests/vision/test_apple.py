@@ -1,0 +1,232 @@
+"""Core ML and Core AI artifacts that see: prompts with images through our runner against eager torch, same codes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from export import catalog
+from export.decoder import Activations, Decoder
+from export.errors import UnsupportedSchemeError
+from export.manifest import Hashes, artifact_manifest, write_unsealed
+from export.materialize import load
+from export.models.tiny.reading import CANVASES, HELD_OUT, QUESTION, draw_word
+from export.pipeline import quantize, read_inputs
+from export.plan import make_plan
+from export.progress import Silent
+from export.quantized import QuantizedCheckpoint
+from export.spec import ExportSpec
+from export.state import zero_state
+from export.text_files import copy_text_files
+from export.vision.positions import patch_positions
+from export.vision.request import VisionRequest
+from export.vision.weights import load_tower
+from runtimes.artifact import Artifact
+from runtimes.chat import expand_images, user_message
+from runtimes.errors import ImageError, SnapshotError
+from runtimes.runner import open_runner
+from runtimes.template import load_template
+from runtimes.tokenizer import load_tokenizer
+from runtimes.vision.fed import FedSeeingRunner
+from runtimes.vision.positions import TokenGrid, next_position, position_rows
+from runtimes.vision.prepare import prepared
+from runtimes.vision.prompt import SeenImage, make_prompt
+from runtimes.vision.spec import PatchedImage
+from tests.fixtures import TINY
+from tests.subjects import request
+
+STEPS, CONTEXT = 32, 256
+NEEDS = {"coreml": "coremltools", "coreai": "coreai"}
+NEXT = "<|im_end|>\n<|im_start|>user\nAnd what did the old man say?<|im_end|>\n<|im_start|>assistant\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """An artifact with the codes and the tower that it was made from; not verified, which takes longer than this."""
+
+    artifact: Artifact
+    store: QuantizedCheckpoint
+    vision: VisionRequest
+
+
+@pytest.fixture(scope="module", params=["coreml", "coreai"])
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    backend = request.param
+    pytest.importorskip(NEEDS[backend], reason=f"needs {NEEDS[backend]}, of this project's extra {backend!r}")
+    return make(backend, tmp_path_factory.mktemp(backend))
+
+
+def make(backend: str, folder: Path) -> Made:
+    settings: dict[str, Any] = {"modality": "image", "scheme": "int8", "method": "rtn", "context_length": CONTEXT}
+    spec = ExportSpec(target="ios", out=folder, checkpoint=str(TINY), backends=(backend,), **settings)
+    plan = make_plan(spec)
+    (build,) = plan.builds
+    inputs = read_inputs(plan, Silent())
+    store, vision = quantize(inputs, build, Silent()), inputs.vision(build)
+    assert vision is not None
+    lowered = build.module.lower(store, replace(request(store, CONTEXT), vision=vision), folder, lambda *_: None)
+    copy_text_files(inputs.text, folder)
+    hashes = Hashes(inputs="0" * 64, checkpoint=inputs.checkpoint_hash)
+    manifest = artifact_manifest(plan, build, inputs.resolved, inputs.text, lowered, hashes)
+    return Made(
+        artifact=Artifact.open(write_unsealed(folder, replace(manifest, reference_file=None))),
+        store=store,
+        vision=vision,
+    )
+
+
+@pytest.fixture
+def runner(made: Made) -> Iterator[FedSeeingRunner]:
+    found = open_runner(made.artifact, 1)
+    assert isinstance(found, FedSeeingRunner)
+    yield found
+    found.close()
+
+
+class Eager:
+    """The same codes in eager torch, which rounds no inputs, as the formats do."""
+
+    def __init__(self, made: Made) -> None:
+        self.decoder = load(
+            Decoder(made.store.config, made.store.layout, CONTEXT, Activations()), made.store, CONTEXT
+        ).eval()
+        self.vision = made.vision
+        self.tower = load_tower(made.vision.weights)
+        self.state = zero_state(made.store.config, CONTEXT)
+        self.place, self.position = 0, 0
+
+    @torch.no_grad()
+    def see(self, image: PatchedImage) -> SeenImage:
+        at = patch_positions(self.vision.config, image.height, image.width)
+        found = self.tower.encode(torch.from_numpy(image.patches), at)
+        return SeenImage(
+            features=found.numpy(), grid=TokenGrid(height=image.height // 2, width=image.width // 2), digest=""
+        )
+
+    @torch.no_grad()
+    def forward(self, tokens: Sequence[int], images: Sequence[SeenImage] = ()) -> Tensor:
+        ids = np.array(tokens, dtype=np.int64)
+        image_token = self.vision.config.image_token_id
+        rows = position_rows(ids, image_token, [image.grid for image in images], self.position)
+        embedded = self.decoder.embed.rows(torch.from_numpy(ids)[None])
+        if images:
+            features = np.concatenate([image.features for image in images])
+            embedded[0, torch.from_numpy(ids == image_token)] = torch.from_numpy(features)
+        start = torch.tensor([self.place])
+        logits, self.state = self.decoder.run(embedded, torch.from_numpy(rows)[:, None], start, self.state, True)
+        self.place += len(tokens)
+        self.position = next_position(rows, self.position)
+        return logits[0, -1]
+
+
+def pictures(count: int) -> list[Any]:
+    """A word that the tower can read, and a photo's ratio, which a grid has to be found for."""
+    blocks = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    photo = Image.fromarray(blocks).resize((200, 140))
+    return [np.asarray(draw_word(Random(3), CANVASES[0], (HELD_OUT,), word="cow").image), np.asarray(photo)][:count]
+
+
+def prompt(made: Made, runner: FedSeeingRunner, seen: Sequence[SeenImage]) -> list[int]:
+    tokenizer = load_tokenizer(made.artifact.tokenizer_file)
+    message = user_message(QUESTION, seen)
+    text = load_template(made.artifact).render([message], options={"enable_thinking": False})
+    return tokenizer.encode(expand_images(text, seen, tokenizer, runner))
+
+
+def greedy(forward: Callable[[list[int]], Any], logits: Any) -> list[int]:
+    tokens: list[int] = []
+    for _ in range(STEPS):
+        tokens.append(int(logits.argmax()))
+        logits = forward([tokens[-1]])
+    return tokens
+
+
+@pytest.mark.slow  # Apple's runtime takes half a second a step of the tiny model, and there are 128
+def test_one_image_and_a_text_turn_behind_it_get_the_tokens_of_eager_torch(made: Made, runner: FedSeeingRunner) -> None:
+    answers = follow(1, made, runner)
+    assert "cow" in load_tokenizer(made.artifact.tokenizer_file).decode(answers)
+
+
+def test_two_images_and_a_text_turn_behind_them_get_the_tokens_of_eager_torch(
+    made: Made, runner: FedSeeingRunner
+) -> None:
+    follow(2, made, runner)
+    assert runner.position - runner.next_position == 8  # the second one's 12 tokens stand at 4 positions
+
+
+def follow(images: int, made: Made, runner: FedSeeingRunner) -> list[int]:
+    """Both turns in eager torch and in the runner, token by token; the first answer."""
+    second = load_tokenizer(made.artifact.tokenizer_file).encode(NEXT)
+    given = prepared(pictures(images), runner.vision.images)
+    assert {(image.height, image.width) for image in given} <= {(2, 4), (6, 8)}
+    oracle, seen = Eager(made), [runner.see(image) for image in given]
+    eyes = [oracle.see(image) for image in given]
+    for found, wanted in zip(seen, eyes, strict=True):
+        assert np.abs(found.features - wanted.features).max() < 2e-3 * np.abs(wanted.features).max()
+    tokens = prompt(made, runner, seen)
+    first = greedy(oracle.forward, oracle.forward(tokens, eyes))
+    assert greedy(runner.forward, runner.forward_prompt(make_prompt(runner, tokens, seen))) == first
+    assert (runner.position, runner.next_position) == (oracle.place, oracle.position)
+    assert greedy(runner.forward, runner.forward(second)) == greedy(oracle.forward, oracle.forward(second))
+    return first
+
+
+def test_pieces_that_cut_an_image_and_a_snapshot_change_nothing(made: Made, runner: FedSeeingRunner) -> None:
+    seen = [runner.see(image) for image in prepared(pictures(2), runner.vision.images)]
+    tokens = prompt(made, runner, seen)
+    whole = runner.forward_prompt(make_prompt(runner, tokens, seen))
+    runner.reset()
+    pieces, cut = make_prompt(runner, tokens, seen), int(np.flatnonzero(np.array(tokens) == seen_token(runner))[-5])
+    runner.forward_prompt(pieces.cut(0, cut))
+    saved = runner.snapshot()
+    runner.forward([1, 2, 3])
+    runner.restore(saved)
+    assert saved.position == runner.position == cut
+    runner.forward_prompt(pieces.cut(cut, cut + 1))  # one image token alone is a step
+    again = runner.forward_prompt(pieces.cut(cut + 1, len(tokens)))
+    assert np.abs(again - whole).max() <= 0.01 * np.abs(whole).max()
+    with pytest.raises(SnapshotError):
+        runner.restore(object())
+    runner.reset()
+    with pytest.raises(ImageError, match="image tokens without an image"):
+        runner.forward([5, seen_token(runner)])
+
+
+def seen_token(runner: FedSeeingRunner) -> int:
+    return runner.vision.image_token_id
+
+
+def test_an_image_of_no_grid_is_refused_by_name_and_resized_where_the_manifest_is_followed(
+    runner: FedSeeingRunner,
+) -> None:
+    photo = pictures(2)[1]
+    free = prepared([photo], replace(runner.vision.images, grids=()))[0]
+    with pytest.raises(
+        ImageError, match=r"an image of 4 x 6 tokens; this tower takes 1 x 2, 1 x 3, 2 x 2, 3 x 4, 4 x 3"
+    ):
+        runner.see(free)
+    assert runner.see(prepared([photo], runner.vision.images)[0]).grid == TokenGrid(height=3, width=4)
+
+
+def test_the_text_part_of_a_seeing_artifact_holds_the_table_once(made: Made, tmp_path: Path) -> None:
+    backend = catalog.load("backends", made.artifact.manifest.backend)
+    backend.lower(made.store, request(made.store, CONTEXT), tmp_path, lambda *_: None)
+    names = {entry.path for entry in made.artifact.manifest.files if entry.path.startswith("model.")}
+    plain, seeing = (sum((folder / name).stat().st_size for name in names) for folder in (tmp_path, made.artifact.path))
+    table = made.store.config.vocab_size * made.store.config.hidden_size  # int8: a byte each
+    assert 0 < seeing - plain < table / 4
+    assert not (tmp_path / "vision.mlpackage").exists()
+
+
+def test_the_core_ml_delegate_still_refuses_images(tmp_path: Path) -> None:
+    backends = ("executorch-coreml",)
+    spec = ExportSpec(target="ios", out=tmp_path, checkpoint=str(TINY), backends=backends, modality="image")
+    with pytest.raises(UnsupportedSchemeError, match="executorch-coreml holds no vision tower yet"):
+        make_plan(spec)
