@@ -52,7 +52,7 @@ def largest_error(weights: TowerWeights, package: Path, elements: TowerElements,
     [
         (INT8_ROW, TowerElements(), STORED_FLOAT16),
         (FLOAT, TowerElements(stored="float32"), IN_FLOAT32),
-        (INT8_ROW, TowerElements(computed="float16"), IN_FLOAT16),
+        pytest.param(INT8_ROW, TowerElements(computed="float16"), IN_FLOAT16, marks=pytest.mark.slow),
     ],
 )
 def test_every_grids_function_gives_the_features_of_eager_torch_on_the_same_codes(
