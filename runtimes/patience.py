@@ -90,7 +90,3 @@ class PatientRunner:
 
     def close(self) -> None:
         self._runner.close()
-
-    def __getattr__(self, name: str) -> Any:
-        """What only some runners have, as it is: an engine's name, eyes."""
-        return getattr(self._runner, name)
