@@ -166,7 +166,7 @@ def _learned(
 
 
 def _turns(program: ProgramBuilder, config: VisionConfig, row: Value, column: Value) -> tuple[Value, Value]:
-    """cos and sin of row and column times frequency; XNNPACK's own are not exact enough, so a kernel each."""
+    """cos and sin of row and column times frequency, by kernels that call the C library."""
     frequencies = rotary_frequencies(config).numpy()
     region = program.open_region()
     parts = [region.multiply(place, region.constant(frequencies)) for place in (row, column)]

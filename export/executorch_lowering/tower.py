@@ -203,7 +203,9 @@ def _mixed_rows(translation: TowerTranslation, _: Node, table: Buffer, rows: Val
     weighed = region.multiply(taken, region.reshape(weights, (*weights.shape, 1)))
     one, two, three, four = (region.slice(weighed, 2, tap, 1) for tap in range(4))
     total = region.add(region.add(region.add(one, two), three), four)
-    return region.reshape(total, (1, rows.shape[1], width))
+    total = region.reshape(total, (1, rows.shape[1], width))
+    program.require(total)  # before there is more: four rows a patch are the most that the encoder holds at once
+    return total
 
 
 def _rotate(translation: TowerTranslation, _: Node, x: Value, cos: Value, sin: Value) -> Value:
