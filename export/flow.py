@@ -6,18 +6,17 @@ block in memory, one hidden state of all tokens and its gradient; the rest lies 
 interrupted goes on behind the last file it wrote, and ends the same to the bit.
 """
 
-import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from export.block_files import is_complete, write_block
 from export.blocks import Block, BlockModel
 from export.gradients import loss_gradients, pulled_back
 from export.sequence import check_finite, run_block
@@ -37,25 +36,22 @@ class Flow:
 
     def inputs(self, block: str) -> Tensor:
         """What the float model feeds a block (N, T, C)."""
-        return load_file(self._file(block, "inputs"))["x"]
+        return self._read(block, "inputs")
 
     def gradients(self, block: str) -> Tensor:
         """Gradients (N, T, C) by a block's outputs of each sequence's summed -log p, labels drawn from the model."""
-        return load_file(self._file(block, "gradients"))["x"]
+        return self._read(block, "gradients")
 
     def has(self, block: str, kind: str) -> bool:
-        return self._file(block, kind).is_file()
+        return is_complete(self._file(block, kind))
 
     def put(self, block: str, kind: str, x: Tensor) -> None:
         """Write a file in one step."""
-        descriptor, temporary = tempfile.mkstemp(dir=self.directory, prefix=".", suffix=".partial")
-        os.close(descriptor)
-        try:
-            save_file({"x": x.contiguous()}, temporary)
-            Path(temporary).replace(self._file(block, kind))
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_block(self._file(block, kind), {"x": x})
+
+    def _read(self, block: str, kind: str) -> Tensor:
+        self.directory.touch()  # in use: see `remove_unused`
+        return load_file(self._file(block, kind))["x"]
 
     def _file(self, block: str, kind: str) -> Path:
         return self.directory / f"{block}.{kind}.safetensors"
@@ -70,15 +66,23 @@ def make_flow(
     """
     directory.mkdir(parents=True, exist_ok=True)
     directory.touch()
+    remove_unused(directory.parent)
     flow = Flow(directory=directory)
     names = list(model.block_names)
-    if not flow.has(names[-1], "gradients"):
+    labelled = flow.has(names[-1], "gradients")
+    if not labelled or not all(flow.has(name, "inputs") for name in names):
         last = _run_forward(model, flow, tokens, progress)
+    if not labelled:
         progress("draw labels", 0)
         generator = torch.Generator().manual_seed(SEED)
         flow.put(names[-1], "gradients", loss_gradients(model, head(), last, 1, generator)[0])
     _run_backward(model, flow, progress)
     return flow
+
+
+def flow_bytes(num_blocks: int, hidden_size: int, num_tokens: int) -> int:
+    """What a folder takes: inputs and gradients of every block, and what enters the final norm, float32."""
+    return 4 * (2 * num_blocks + 1) * hidden_size * num_tokens
 
 
 def remove_unused(parent: Path) -> None:

@@ -38,7 +38,7 @@ from runtimes.artifact import (
 )
 from runtimes.errors import ProjectError
 
-EXPORTER_VERSION = 3  # raise when the same inputs give other files
+EXPORTER_VERSION = 4  # raise when the same inputs give other files
 UNSEALED_NAME = "manifest.unsealed.json"
 ACTIVATIONS = {
     "int8_group": "int8, dynamic: symmetric for each block of inputs; behind 4 bits on ARM asymmetric for each token",

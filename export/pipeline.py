@@ -25,6 +25,7 @@ from export.calibration import Calibration, Request, calibrate
 from export.checkpoint import Checkpoint, check_tensors
 from export.checkpoint_blocks import CheckpointModel, FloatWeights
 from export.errors import ParityError, QualityError
+from export.flow import flow_bytes
 from export.manifest import Hashes, artifact_manifest, inputs_hash, is_up_to_date, seal, write_unsealed
 from export.output import (
     OTHER_CACHE,
@@ -165,8 +166,8 @@ def make_artifact(inputs: Inputs, calibration: Calibration | None, build: Build,
     """Build, verify and seal one artifact."""
     out = inputs.plan.spec.out
     place = out / build.backend
-    _check_space(inputs, build)
     learned = calibration if inputs.plan.method.needs_calibration else None
+    _check_space(inputs, build, 0 if learned is None else learned.tokens.numel())
     store = quantize(inputs, build, progress, learned)
     if inputs.plan.scheme.cache == "int8":
         assert calibration is not None
@@ -369,12 +370,14 @@ def _ending(status: int) -> str:
     return f"killed by {signal.Signals(-status).name}{hint}"
 
 
-def _check_space(inputs: Inputs, build: Build) -> None:
-    """Both disks must hold what they will get; codes that are in the cache already are counted again, to be safe."""
+def _check_space(inputs: Inputs, build: Build, num_tokens: int) -> None:
+    """Both disks must hold what they will get; what is in the cache already is counted again, to be safe."""
     out, cache = inputs.plan.spec.out, user_cache.directory("quantized")
+    config = inputs.plan.config
+    flow = flow_bytes(config.num_layers, config.hidden_size, num_tokens) if inputs.plan.method.needs_gradients else 0
     needed = {
         out: int(build.model_bytes * SPACE_MARGIN) + inputs.plan.beside_bytes,
-        cache: min(build.model_bytes, inputs.checkpoint_bytes),
+        cache: min(build.model_bytes, inputs.checkpoint_bytes) + flow,
     }
     check_space(needed, {out: OTHER_OUT, cache: OTHER_CACHE})
 

@@ -12,7 +12,7 @@ from export.calibration.files import read_documents
 from export.checkpoint import CheckpointNotFoundError
 from export.config import ModelConfig, parse_config, read_config
 from export.errors import BudgetError, QuantizationError, SpecError, UnknownNameError, UnsupportedSchemeError
-from export.finetune.recovered import is_on_grid
+from export.finetune.recovered import check_formats, is_on_grid
 from export.quantize_checkpoint import Method, load_method
 from export.schemes import Format, Layout, Scheme, layout
 from export.search.evaluator import LOCAL, check_workers
@@ -112,6 +112,8 @@ def make_plan(spec: ExportSpec) -> Plan:
         vision=vision,
     )
     _check_budget(plan)
+    if method.name == RECOVERED_METHOD:
+        _check_recovered(spec, scheme, builds)
     return plan
 
 
@@ -123,7 +125,8 @@ def chosen_method(spec: ExportSpec, scheme: Scheme) -> str:
         return PLAIN_METHOD if spec.checkpoint == RANDOM else STATIC_METHOD
     if any(rule.format.table_rows for rule in scheme.rules if isinstance(rule.format, Format)):
         return TABLE_METHOD
-    if spec.checkpoint is not None and spec.checkpoint != RANDOM and is_on_grid(Path(spec.checkpoint)):
+    local = spec.checkpoint is not None and spec.checkpoint != RANDOM
+    if local and not scheme.is_searched and is_on_grid(Path(str(spec.checkpoint))):
         return RECOVERED_METHOD
     has_int4 = scheme.is_searched or any(rule.format.bits == 4 for rule in scheme.rules)
     wants_data = has_int4 and spec.checkpoint != RANDOM
@@ -133,6 +136,16 @@ def chosen_method(spec: ExportSpec, scheme: Scheme) -> str:
 def format_counts(layout: Layout) -> dict[str, int]:
     """How many matrices are held in each format."""
     return dict(Counter(str(form) for form in layout.values()))
+
+
+def _check_recovered(spec: ExportSpec, scheme: Scheme, builds: tuple[Build, ...]) -> None:
+    if scheme.is_searched:
+        raise SpecError(
+            f"--method {RECOVERED_METHOD} reads back the formats of a training, and --scheme {spec.scheme} tries "
+            "others; leave one of them out"
+        )
+    for build in builds:
+        check_formats(Path(spec.checkpoint or spec.model or ""), build.layout)
 
 
 def _check_workers(spec: ExportSpec, scheme: Scheme) -> None:

@@ -31,7 +31,7 @@ from export.checkpoint import Checkpoint
 from export.checkpoint_blocks import CheckpointBlock, CheckpointModel, FloatWeights, block_units
 from export.config import ModelConfig
 from export.errors import QuantizationError
-from export.flow import Flow, make_flow, remove_unused
+from export.flow import Flow, make_flow
 from export.quantize import Codes
 from export.quantized import (
     QuantizedCheckpoint,
@@ -48,7 +48,7 @@ from export.weights import Unit, plain_tensors, units
 
 ROWS_AT_ONCE = 4096
 FLOWS = "flows"  # beside the quantized checkpoints
-FLOW_VERSION = 1  # raise when a flow of the same text comes out otherwise
+FLOW_VERSION = 1  # raise when a flow of the same text comes out otherwise: codes are made anew
 SHARED_MODULE = re.compile(r"^from export\.quantize\.(\w+) import", re.MULTILINE)
 
 Progress = Callable[[str, int], None]  # block name, bytes of checkpoint it was made from
@@ -93,12 +93,14 @@ class Job:
 def load_method(name: str) -> Method:
     """The method of that name."""
     module = catalog.load("quantize", name)
+    needs_gradients = getattr(module, "NEEDS_GRADIENTS", False)
+    version = _source_hash(module)
     return Method(
         name=name,
-        version=_source_hash(module),
+        version=f"{version}-{FLOW_VERSION}" if needs_gradients else version,
         needs_calibration=module.NEEDS_CALIBRATION,
         needs_float_inputs=module.NEEDS_CALIBRATION and getattr(module, "NEEDS_FLOAT_INPUTS", True),
-        needs_gradients=getattr(module, "NEEDS_GRADIENTS", False),
+        needs_gradients=needs_gradients,
         table_needs_gram=getattr(module, "TABLE_NEEDS_GRAM", False),
         quantize_block=module.quantize_block,
         quantize_table=module.quantize_table,
@@ -126,7 +128,6 @@ def quantize_checkpoint(job: Job, root: Path, progress: Progress) -> QuantizedCh
 def _flow(job: Job, model: CheckpointModel, parent: Path, progress: Progress) -> Flow:
     """The float model's flow over the job's tokens."""
     assert job.tokens is not None
-    remove_unused(parent)
     key = json.dumps([FLOW_VERSION, job.checkpoint_hash, tokens_hash(job.tokens)])
     directory = parent / hashlib.sha256(key.encode()).hexdigest()[:32]
     return make_flow(model, lambda: model.weights.weight(model.head_unit), job.tokens, directory, progress)

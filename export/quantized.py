@@ -20,16 +20,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
+from export.block_files import is_complete, write_block
 from export.config import ModelConfig
 from export.errors import StoreError
 from export.operators import dequantize
 from export.quantize import Codes
 from export.schemes import Format, Layout
-from export.shards import CODE_DTYPES, ShardError, TensorEntry, read_header, read_rows
+from export.shards import CODE_DTYPES, TensorEntry, read_header, read_rows
 from export.weights import EMBEDDING, HEAD, block_of, plain_tensors, units
 
 FORMAT_VERSION = "2"
@@ -157,21 +156,11 @@ class Store:
             _sweep(directory)
 
     def has(self, block: str) -> bool:
-        return _is_complete(self.file(block))
+        return is_complete(self.file(block))
 
     def put(self, block: str, tensors: Mapping[str, Tensor]) -> None:
         """Write a block's file in one step."""
-        file = self.file(block)
-        descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=".", suffix=".partial")
-        os.close(descriptor)
-        try:
-            save_file(dict(tensors), temporary)
-            with Path(temporary).open("rb") as handle:
-                os.fsync(handle.fileno())
-            Path(temporary).replace(file)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_block(self.file(block), tensors)
 
     def link(self, block: str) -> None:
         """Let the checkpoint's directory hold a block that is complete."""
@@ -199,7 +188,7 @@ def open_quantized(directory: Path, config: ModelConfig, layout: Layout) -> Quan
     entries: dict[str, TensorEntry] = {}
     for block in members_of(config):
         file = directory / f"{block}.safetensors"
-        if not _is_complete(file):
+        if not is_complete(file):
             raise StoreError(f"{file}: missing or damaged; run the same export again, it resumes here")
         entries |= {entry.name: entry for entry in read_header(file)}
     return QuantizedCheckpoint(path=directory, config=config, layout=layout, entries=entries)
@@ -243,13 +232,6 @@ def _link_or_copy(file: Path, name: Path) -> None:
         os.link(file, name)
     except OSError:  # a file system without hard links: the same bytes twice
         shutil.copyfile(file, name)
-
-
-def _is_complete(file: Path) -> bool:
-    try:
-        return file.is_file() and bool(read_header(file))
-    except (ShardError, SafetensorError):
-        return False
 
 
 def _sweep(directory: Path) -> None:

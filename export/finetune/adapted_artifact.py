@@ -22,8 +22,7 @@ from export.output import OTHER_OUT, disk_errors, own_directory, partial_directo
 from export.pipeline import verify
 from export.plan import Build
 from export.progress import Progress
-from export.quality.subjects import parse_format
-from export.schemes import Layout
+from export.schemes import Layout, parse_format
 from export.spec import RECOVERED_METHOD, digest
 from runtimes.artifact import Artifact, FileEntry, Manifest
 

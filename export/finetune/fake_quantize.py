@@ -2,8 +2,8 @@
 
 The grid is the export's: codes from -8 to 7 (at 4 bits) times a scale that bfloat16 holds, so training starts from any
 method's codes as they are. What it leaves, dequantized, says its codes itself: the method `recovered` reads them back,
-and `codes` asks that very method. For that a group's largest value has to be near the end of the grid, and a scale
-that grows beyond is held.
+and `codes` asks that very method. For that a group's largest value has to be in the upper half of the grid, and a
+scale that grows beyond is held.
 
 Gradients pass unchanged to the weights that only rounding moved (straight-through, Bengio et al., arXiv:1308.3432), not
 to those that were clipped, and to the scale as learned step size quantization has it (LSQ, Esser et al.,
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from export.quantize import Codes, bfloat16_scales
-from export.quantize.recovered import REACHED, read_back
+from export.quantize.recovered import least_reached, read_back
 from export.schemes import Format
 
 MIN_BOUND = 2.0**-10  # in units, of which a group's largest value is some four to sixteen when training starts
@@ -51,8 +51,7 @@ class FakeQuantized(nn.Module):
     @torch.no_grad()
     def keep_in_range_(self) -> None:
         """After a step of the optimizer: scales stay positive, and small enough that a group reaches its grid's end."""
-        top = largest_code(self.form)
-        reached = top / (top + 2 - REACHED)  # the largest value is at least the last code that `recovered` tries
+        reached = largest_code(self.form) / least_reached(self.form)
         self.bound.copy_(self.bound.minimum(self.values.abs().amax(-1, keepdim=True) * reached).clamp_(min=MIN_BOUND))
 
 

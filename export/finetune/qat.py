@@ -49,5 +49,5 @@ class QatStudent(nn.Module):
 
     @torch.no_grad()
     def weights(self) -> dict[str, Tensor]:
-        """What a recovered checkpoint stores by unit: float32 values on the grid, of which `rtn` makes these codes."""
+        """What a recovered checkpoint stores by unit: float32 values of which `recovered` reads these codes."""
         return {unit: dequantize(found.codes, found.scales).cpu() for unit, found in self.codes().items()}

@@ -21,9 +21,12 @@ from torch import Tensor
 
 from export import user_cache
 from export.checkpoint import INDEX_FILE, Checkpoint
+from export.errors import SpecError
+from export.schemes import FLOAT, Format, Layout, parse_format
 
 CONFIG = "config.json"
 PROVENANCE = "finetune.json"
+PROVENANCE_BYTES = 16 << 20  # a 9B's is 20 kB
 COPIED = (
     "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json",
     "preprocessor_config.json", "video_preprocessor_config.json", "vocab.json", "merges.txt",
@@ -49,9 +52,12 @@ def write_recovered(
 
 def read_provenance(out: Path) -> Mapping[str, Any]:
     """What a complete checkpoint in `out` was made from, empty where there is none."""
+    place = out / PROVENANCE
     try:
-        found = json.loads((out / PROVENANCE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        if place.stat().st_size > PROVENANCE_BYTES:
+            return {}
+        found = json.loads(place.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) and (out / CONFIG).is_file() else {}
 
@@ -60,6 +66,32 @@ def is_on_grid(path: Path) -> bool:
     """Whether a directory is a checkpoint whose matrices training left on their grid: not one with merged adapters."""
     found = read_provenance(path)
     return bool(found) and found.get("adapters") != "merged"
+
+
+def check_formats(path: Path, layout: Layout) -> None:
+    """Raise SpecError where a checkpoint was trained in formats that say little of the ones wanted.
+
+    Finer groups of as many bits hold the trained codes exactly, and 8 bits all but exactly.
+    """
+    trained = read_provenance(path).get("formats")
+    if not isinstance(trained, dict):
+        raise SpecError(
+            f"{path}: no readable {PROVENANCE} says in which formats it was trained, so there are no codes to read "
+            "back; leave --method out"
+        )
+    for unit, wanted in layout.items():
+        if wanted.bits < 8 and not _holds(wanted, parse_format(str(trained.get(unit, FLOAT)))):
+            raise SpecError(
+                f"{path}: {unit} was trained as {trained.get(unit, FLOAT)}, and this export wants {wanted}; use the "
+                f"--scheme and --group-size of finetune ({PROVENANCE} has them), or another --method"
+            )
+
+
+def _holds(wanted: Format, trained: Format) -> bool:
+    """Whether a grid has every value of a trained one."""
+    if wanted.bits != trained.bits or trained.group_size is None:
+        return wanted.bits == trained.bits
+    return wanted.group_size is not None and trained.group_size % wanted.group_size == 0
 
 
 def _write_shard(source: Path, place: Path, stored: Mapping[str, Tensor]) -> int:

@@ -5,7 +5,6 @@ layer-by-layer figures come from there. Where that was deleted, the artifact can
 """
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from export.errors import QualityError, StoreError
 from export.quality.evaluate import Subject
 from export.quality.reading import ModelWeights, Reading
 from export.quantized import QuantizedCheckpoint, open_quantized
-from export.schemes import FLOAT, Format, Layout
+from export.schemes import FLOAT, Format, Layout, parse_format
 from export.shards import ShardError, read_header
 from export.sizes import model_bytes
 from export.sources import model_names, read_model_entry, resolve
@@ -43,7 +42,6 @@ EMULATIONS: Mapping[str, Activations] = {
 SAME = ("vocab_size", "num_layers", "hidden_size", "intermediate_size", "layer_types")  # of two checkpoints of a model
 BLOCK_FILE = f"{EMBEDDING}.safetensors"
 SCALE_BYTES = 2  # bfloat16, as quantized checkpoints hold them
-FORMAT_NAME = re.compile(r"int(\d+)_(?:g(\d+)|row)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,16 +251,6 @@ def unit_bytes(out_features: int, in_features: int, form: Format) -> int:
     if form.is_float:
         return out_features * in_features * 4
     return out_features * in_features * form.bits // 8 + out_features * form.groups(in_features) * SCALE_BYTES
-
-
-def parse_format(text: str) -> Format:
-    """A format from how it prints, such as 'int4_g32', 'int8_row' or 'float'."""
-    if text == str(FLOAT):
-        return FLOAT
-    match = FORMAT_NAME.fullmatch(text)
-    if match is None:
-        raise QualityError(f"{text!r} is no format; expected such as int4_g32, int8_row or float")
-    return Format(bits=int(match.group(1)), group_size=int(match.group(2)) if match.group(2) else None)
 
 
 def _reference_metadata(artifact: Artifact) -> dict[str, str]:

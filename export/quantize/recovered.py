@@ -1,8 +1,8 @@
 """recovered: the codes that `python -m export finetune` trained, read back from the values that it stored.
 
 A recovered matrix holds a code times a bfloat16 scale in every place, so codes and scales follow from the values alone:
-the largest value of a group is a code times the scale, and the codes it may be are few (`REACHED`). The first of them
-that puts every value of the group on the grid exactly is taken; dequantized, these are the checkpoint's very values.
+the largest value of a group is a code times the scale, and one from the upper half of the grid. The first of them that
+puts every value of the group on the grid exactly is taken; dequantized, these are the checkpoint's very values.
 
 Matrices of 8 bits and tables may not have been trained (docs/finetune.md): what lies on no grid is rounded there as
 `rtn` rounds. A matrix of fewer bits that lies on no grid is an error: it was trained in other groups, or not at all.
@@ -18,7 +18,6 @@ from export.schemes import Format
 
 SUMMARY = "the codes that `finetune --qat` trained, bit for bit: for recovered checkpoints only"
 NEEDS_CALIBRATION = False
-REACHED = 5  # a group's largest value is one of the grid's so many largest codes
 
 
 def quantize_block(task: BlockTask) -> BlockResult:
@@ -50,7 +49,7 @@ def read_back(weight: Tensor, form: Format) -> tuple[Codes, Tensor]:
     codes, scales = rounded.codes.clone().view_as(groups), rounded.scales.clone()
     exact = (codes * scales.unsqueeze(-1) == groups).all(-1)
     top = 2 ** (form.bits - 1) - 1
-    for reached in (top + 1, *range(top - 1, top + 1 - REACHED, -1)):
+    for reached in (top + 1, *range(top - 1, least_reached(form) - 1, -1)):
         open_groups = groups[~exact]
         if not len(open_groups):
             break
@@ -61,3 +60,8 @@ def read_back(weight: Tensor, form: Format) -> tuple[Codes, Tensor]:
         codes[places], scales[places] = tried[found].to(torch.int8), scale[found]
         exact[places] = True
     return Codes(codes.view(rows, columns), scales), exact
+
+
+def least_reached(form: Format) -> int:
+    """The code that the largest value of a group is at least, in size, to be read back."""
+    return int(2 ** (form.bits - 2)) - 1

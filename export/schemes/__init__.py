@@ -4,13 +4,14 @@ A scheme's file holds `SCHEME`. `layout` applies it to a model and fails on the 
 quantize: a layer is never skipped silently.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
 from export.config import ModelConfig
-from export.errors import QuantizationError
+from export.errors import QuantizationError, SpecError
 from export.weights import Unit, units
 
 ActivationKind = Literal["int8", "int8_static", "float"]
@@ -49,6 +50,17 @@ class Format:
 
 FLOAT = Format(bits=FLOAT_BITS)
 INT8_ROW = Format(bits=8)
+FORMAT_NAME = re.compile(r"int([48])_(?:g([1-9]\d{0,6})|row)")
+
+
+def parse_format(text: str) -> Format:
+    """A format from how it prints, such as 'int4_g32', 'int8_row' or 'float'; raises SpecError for another text."""
+    if text == str(FLOAT):
+        return FLOAT
+    match = FORMAT_NAME.fullmatch(text)
+    if match is None:
+        raise SpecError(f"{text!r} is no format; expected such as int4_g32, int8_row or float")
+    return Format(bits=int(match.group(1)), group_size=int(match.group(2)) if match.group(2) else None)
 
 
 @dataclass(frozen=True, kw_only=True)

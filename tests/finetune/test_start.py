@@ -1,11 +1,12 @@
 """Training starts at a method's codes, with what is known of the float weights behind them."""
 
+import pytest
 import torch
 
 from export.finetune.start import CELL, begin
 from export.operators import dequantize
 from export.quantize import Codes, rtn
-from export.schemes import Format
+from export.schemes import INT8_ROW, Format
 
 FORM = Format(bits=4, group_size=32)
 
@@ -18,12 +19,14 @@ def rounded(weight: torch.Tensor) -> Codes:
     return rtn.quantize_table(weight, FORM, None)
 
 
-def test_the_first_codes_are_the_methods_own_and_a_step_that_moves_nothing_keeps_them() -> None:
-    found = rounded(weights())
-    shifted = found.codes.clone()
-    shifted[:, 5] = -8
-    for codes in (found.codes, shifted, shifted.clamp(-6, 6)):
-        matrix = begin(weights(), codes, found.scales, FORM)
+@pytest.mark.parametrize("form", [FORM, INT8_ROW], ids=str)
+def test_the_first_codes_are_the_methods_own_and_a_step_that_moves_nothing_keeps_them(form: Format) -> None:
+    found = rtn.quantize_table(weights(), form, None)
+    top = 2 ** (form.bits - 1) - 1
+    lowest = found.codes.clone()
+    lowest[:, 5] = -top - 1
+    for codes in (found.codes, lowest, lowest.clamp(-top + 1, top - 1), lowest.clamp(-top * 6 // 7, top * 6 // 7)):
+        matrix = begin(weights(), codes, found.scales, form)
         for _ in range(2):
             assert torch.equal(matrix(), dequantize(codes, found.scales))
             assert torch.equal(matrix.codes().codes, codes)

@@ -15,10 +15,10 @@ from export.calibration import Calibration, keep_tokens
 from export.quality.metrics import Estimate
 from export.quality.page import pareto
 from export.quality.report import Row
-from export.quality.subjects import Reference, parse_format, stored_layout, unit_bytes, weight_bytes
+from export.quality.subjects import Reference, stored_layout, unit_bytes, weight_bytes
 from export.quality.texts import docstrings
 from export.quantized import QuantizedCheckpoint
-from export.schemes import FLOAT, INT8_ROW, Format
+from export.schemes import FLOAT, INT8_ROW, Format, parse_format
 from export.weights import units
 from runtimes.artifact import read_manifest
 from tests.quality.conftest import TINY

@@ -16,7 +16,7 @@ from export.calibration.sequences import default_texts
 from export.checkpoint import Checkpoint
 from export.checkpoint_blocks import CheckpointModel, FloatWeights
 from export.config import parse_config
-from export.flow import LAST, Flow, make_flow, remove_unused
+from export.flow import LAST, Flow, make_flow
 from export.models.tiny.corpus import read_book
 from export.operators import dequantize
 from export.quantize import Codes, rtn
@@ -232,14 +232,31 @@ def test_an_interrupted_flow_goes_on_and_ends_the_same(
     assert not said
 
 
-def test_a_flow_that_no_run_has_used_for_a_day_is_removed(tmp_path: Path) -> None:
-    for name, age in (("old", 90_000), ("new", 10)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "end.inputs.safetensors").write_bytes(b"x")
-        used = (tmp_path / name).stat().st_mtime - age
-        os.utime(tmp_path / name, (used, used))
-    remove_unused(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+def test_a_damaged_file_of_a_flow_is_made_again(fixture_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    model = qwen(fixture_checkpoint("like_4b"))
+    tokens = torch.randint(0, 200, (2, 20), generator=torch.Generator().manual_seed(0))
+    flow = flow_of(model, tokens, tmp_path)
+    for name in ("layers.1.inputs", "layers.0.gradients"):
+        file = flow.directory / f"{name}.safetensors"
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-40])
+        flow_of(model, tokens, tmp_path)
+        assert file.read_bytes() == whole
+
+
+def test_a_flow_that_no_run_has_used_for_a_day_is_removed_but_not_the_one_that_is_wanted(
+    fixture_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model = qwen(fixture_checkpoint("like_4b"))
+    tokens = torch.randint(0, 200, (2, 20), generator=torch.Generator().manual_seed(0))
+    old, used = (flow_of(model, tokens, tmp_path / name).directory for name in ("old", "used"))
+    day_before = old.stat().st_mtime - 90_000
+    for directory in (old, used):
+        os.utime(directory, (day_before, day_before))
+    stamp = (used / "layers.0.inputs.safetensors").stat().st_mtime_ns
+    flow_of(model, tokens, used)
+    assert not old.exists()
+    assert (used / "layers.0.inputs.safetensors").stat().st_mtime_ns == stamp
 
 
 # the method
