@@ -6,6 +6,7 @@ import kotlin.math.exp
 import kotlin.math.ln
 import kotlin.test.AfterTest
 import kotlin.test.Test
+import kotlin.test.assertContains
 import kotlin.test.assertContentEquals
 import kotlin.test.assertEquals
 import kotlin.test.assertFailsWith
@@ -14,6 +15,7 @@ import org.junit.Assume.assumeTrue
 import org.qwenedge.core.ContextLimitException
 import org.qwenedge.core.EngineException
 import org.qwenedge.core.Golden
+import org.qwenedge.core.OracleException
 import org.qwenedge.core.artifact.Artifact
 import org.qwenedge.core.int
 import org.qwenedge.core.json.JsonWriter
@@ -29,6 +31,7 @@ import org.qwenedge.engine.Engines
 import org.qwenedge.engine.Message
 import org.qwenedge.engine.Piece
 import org.qwenedge.engine.SeeingEngine
+import org.qwenedge.engine.SelfCheck
 import org.qwenedge.engine.Settings
 import org.qwenedge.engine.StateMemory
 import org.qwenedge.engine.loadModel
@@ -104,6 +107,23 @@ class RealEngineTest {
         val room = engine.contextLength - engine.position
         if (room > 0) engine.forward(IntArray(room) { 5 })
         assertFailsWith<ContextLimitException> { engine.forward(intArrayOf(5)) }
+    }
+
+    @Test
+    fun `the oracle of the bundle is answered right on the real engine, and one of another prompt is not`() {
+        assumeTrue("no -Donnxruntime.artifact", place != null)
+        val scratch = kotlin.io.path.createTempDirectory().toFile()
+        val check = SelfCheck(scratch.resolve("notes"), system = "jvm")
+        loadModel(artifact, Engines(listOf(factory)), emptyMap(), check).close()
+        assertEquals("right", scratch.resolve("notes").listFiles()!!.single().readText())
+        val copy = scratch.resolve("bundle/onnx")
+        artifact.directory.copyRecursively(copy)
+        val oracle = artifact.directory.resolveSibling("oracle.json").readText()
+        copy.resolveSibling("oracle.json").writeText(oracle.replaceFirst("\"tokens\":[", "\"tokens\":[7,"))
+        val other = SelfCheck(scratch.resolve("other"), system = "jvm")
+        val error = assertFailsWith<OracleException> { loadModel(Artifact.open(copy), Engines(listOf(factory)), emptyMap(), other) }
+        assertContains(error.message!!, "wrong answers on this device")
+        scratch.deleteRecursively()
     }
 
     @Test

@@ -80,7 +80,7 @@ def test_the_engine_says_on_the_real_runtime_what_python_says(
         ],
         only="RealEngineTest",
     )
-    assert "OK (5 tests)" in said, said[-4000:]
+    assert "OK (6 tests)" in said, said[-4000:]
     runner = open_runner(tiny)
     played = recording.play(runner, load_tokenizer(tiny.tokenizer_file), tiny.manifest.eos_token_ids)
     expected = [{"tokens": step.get("tokens", []), "text": "".join(step.get("pieces", []))} for step in played]
