@@ -3,6 +3,7 @@
 import os
 import plistlib
 import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,7 +16,9 @@ from export import apps
 from export.apps import ios as ios_app
 from export.backends import coreai, coreml, executorch
 from export.bundle import Bundle
+from export.cli import build_parser
 from export.errors import AppError
+from export.targets import ios as ios_target
 from runtimes.artifact import SCHEMA_VERSION, Artifact
 from runtimes.runner import release_of
 from tests.apps.sources import ROOT, swift_files
@@ -130,10 +133,27 @@ def test_a_newcomer_needs_at_most_five_steps() -> None:
     text = (DEMO / "README.md").read_text(encoding="utf-8")
     chat = text.partition("## From clone to chat")[2].partition("\n## ")[0]
     assert 1 <= len(re.findall(r"^\d+\. ", chat, re.MULTILINE)) <= 5
-    # what a step runs here is what other tests run: the exporter's options, the script it writes, the project's file
-    assert "python -m export --target ios --into ios_demo" in chat
-    assert f"ios_demo/{ios_app.SCRIPT}" in chat
-    assert "xcodegen --spec ios_demo/project.yml" in chat
+
+
+def test_every_command_of_the_readme_is_one_that_exists() -> None:
+    text = (DEMO / "README.md").read_text(encoding="utf-8")
+    outside_blocks = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    commands = [shlex.split(line) for line in outside_blocks.splitlines() if re.match(r"^ {7}\S", line)]
+    assert len(commands) == 4
+    for words in commands:
+        match words:
+            case ["make", target]:
+                assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+            case [".venv/bin/python", "-m", "export", *options]:
+                arguments = build_parser().parse_args(options)
+                assert apps.open_app(arguments.target, ROOT / arguments.into).identifier == "org.qwenedge.demo"
+            case ["xcodegen", "--spec", place]:
+                assert (ROOT / place) == DEMO / "project.yml"
+            case ["PYMOBILEDEVICE3=.venv/bin/pymobiledevice3", "sh", script, artifact]:
+                assert script == f"ios_demo/{ios_app.SCRIPT}"
+                assert artifact in ios_target.BACKENDS
+            case _:
+                raise AssertionError(words)
 
 
 @pytest.fixture
