@@ -184,7 +184,7 @@ def quantize(
     streams = start_streams(subject.model, tokens, table) if chosen.needs_calibration else None
     gradients = None
     if chosen.needs_gradients:
-        folder = options.work_dir / f"flow-{options.model}-{digest(tokens)[:16]}"
+        folder = options.work_dir / "flows" / f"{options.model}-{digest(tokens)[:16]}"
         gradients = make_flow(subject.model, lambda: subject.table, tokens, folder, say).gradients
     results = {}
     for name, result in quantize_blocks(subject.model, formats, chosen.quantize_block, streams, gradients):
