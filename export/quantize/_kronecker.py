@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from export.quantize import Codes, bfloat16_scales
-from export.quantize._least_squares import RUN, damped
+from export.quantize._least_squares import RUN, damped, steps_of
 from export.schemes import Format
 
 Array = NDArray[np.float32]
@@ -49,7 +49,7 @@ def metric_of(wanted: Tensor, inputs: Tensor, plain: Tensor, outputs: Tensor) ->
 
 def loss(metric: Metric, found: Codes) -> float:
     """tr(B E A E') of what codes stand for."""
-    return _loss(metric, _error(metric, found.codes.T.float(), _steps(found.scales, found.codes.shape[1])))
+    return _loss(metric, _error(metric, found.codes.T.float(), steps_of(found.scales, found.codes.shape[1])))
 
 
 def improve(metric: Metric, start: Codes, form: Format, sweeps: int = SWEEPS) -> Codes:
@@ -67,7 +67,7 @@ def improve(metric: Metric, start: Codes, form: Format, sweeps: int = SWEEPS) ->
 def descend(metric: Metric, found: Codes, form: Format) -> Codes:
     """One pass over all codes, scales fixed."""
     columns, top = found.codes.shape[1], 2 ** (form.bits - 1) - 1
-    steps = _steps(found.scales, columns)
+    steps = steps_of(found.scales, columns)
     codes = found.codes.T.float().contiguous()
     pulled = metric.inputs @ _error(metric, codes, steps)  # A E', (in, rows)
     for start in range(0, codes.shape[1], BAND):
@@ -172,7 +172,7 @@ def refit_scales(metric: Metric, found: Codes) -> Codes:
     rows, columns = found.codes.shape
     groups = found.scales.shape[1]
     codes = found.codes.T.float()
-    error = _error(metric, codes, _steps(found.scales, columns))
+    error = _error(metric, codes, steps_of(found.scales, columns))
     slope = (metric.inputs @ error) @ metric.outputs  # (in, rows)
     by_scale = (slope * codes).view(groups, -1, rows).sum(1)
     width = columns // groups
@@ -197,11 +197,6 @@ def _error(metric: Metric, codes: Tensor, steps: Tensor) -> Tensor:
 
 def _loss(metric: Metric, error: Tensor) -> float:
     return float(((metric.inputs @ error) * (error @ metric.outputs)).sum(dtype=torch.float64))
-
-
-def _steps(scales: Tensor, columns: int) -> Tensor:
-    """The scale of every weight, transposed: (in, rows)."""
-    return scales.T.repeat_interleave(columns // scales.shape[1], dim=0)
 
 
 def _normalized(moment: Tensor) -> Tensor:

@@ -60,7 +60,7 @@ def spread_errors(target: Target, scales: Tensor, form: Format) -> Codes:
     rows, columns = target.wanted.shape
     top = 2 ** (form.bits - 1) - 1
     order = target.gram.diagonal().argsort(descending=True)
-    steps = _steps(scales, columns)[order]  # (in, rows)
+    steps = steps_of(scales, columns)[order]  # (in, rows)
     left = target.wanted.T[order].contiguous()
     factor = _inverse_factor(target.gram[order][:, order])
     codes = torch.empty_like(left)
@@ -102,7 +102,7 @@ def descend(target: Target, found: Codes, form: Format) -> Codes:
     """One pass over the columns, each set to the code that is best while all others stay."""
     top = 2 ** (form.bits - 1) - 1
     rows, columns = found.codes.shape
-    steps = _steps(found.scales, columns)  # (in, rows)
+    steps = steps_of(found.scales, columns)  # (in, rows)
     codes = found.codes.T.float().contiguous()
     slope = target.gram @ (codes * steps - target.wanted.T)  # half the gradient, (in, rows)
     own = target.gram.diagonal()
@@ -120,7 +120,7 @@ def descend(target: Target, found: Codes, form: Format) -> Codes:
     return Codes(codes.T.contiguous().to(torch.int8), found.scales)
 
 
-def _steps(scales: Tensor, columns: int) -> Tensor:
+def steps_of(scales: Tensor, columns: int) -> Tensor:
     """The scale of every weight, transposed: (in, rows)."""
     return scales.T.repeat_interleave(columns // scales.shape[1], dim=0)
 
