@@ -7,6 +7,8 @@ is on; for text all four are zero. By how much positions lag behind places is ke
 length goes through the decoder in chunks, in a loop of the program.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,7 +21,7 @@ from export.config import ModelConfig
 from export.decoder import Activations, Decoder, Part, Recipe
 from export.executorch_lowering.image import COORDINATES
 from export.executorch_lowering.matrices import Buffer, Matrices
-from export.executorch_lowering.program import ProgramBuilder
+from export.executorch_lowering.program import ProgramBuilder, Slot
 from export.executorch_lowering.state import kept_state
 from export.executorch_lowering.tensors import Dynamic, Element, Value
 from export.executorch_lowering.translate import INT64_MAX, Inputs, Prologue, Translation, single_or_chunk
@@ -62,51 +64,71 @@ class _Embedded(nn.Module):
         return (logits,)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One call of `text_decoder`: its rows (1, T, hidden + 4), their places (1, T, 1), the first of them, and T."""
+
+    rows: Value
+    places: Value
+    first: Slot
+    total: Slot
+
+
 def write_text_decoder(
-    matrices: Matrices,
-    request: LoweringRequest,
-    activations: Activations,
-    chunk: int,
+    matrices: Matrices, request: LoweringRequest, activations: Activations, chunk: int
 ) -> tuple[Value, Inputs]:
     """Rows (1, T, hidden + 4) and the place of the first, int64 (1,), to logits after the last.
 
     `chunk` tokens go through the decoder at once.
     """
-    program, width = matrices.program, request.config.hidden_size + COORDINATES
-    rows = program.input((1, Dynamic(segment_length(request)), width), Element.FLOAT32)
+    program, config = matrices.program, request.config
+    rows = program.input((1, Dynamic(segment_length(request)), config.hidden_size + COORDINATES), Element.FLOAT32)
     start = program.input((1,), Element.INT64)
     tensors, state = kept_state(program, request)
     lag = program.state(LAG, (1, 1, 1))
-    place = program.primitive("aten::_local_scalar_dense", "", [start])
-    total = program.primitive("aten::sym_size", "int", [rows, 1])
-    every = np.arange(request.context_length, dtype=np.float32).reshape(1, -1, 1)
-    places = program.tensor((1, rows.shape[1], 1))
-    stored = program.constant(every, Element.FLOAT32)
-    program.kernel("aten::narrow_copy", "out", [stored, 1, place, total], [places])  # past the end it fails: here
-    is_first = program.primitive("executorch_prim::eq", "Scalar", [place, 0])
+    call = _begun(program, request.context_length, rows, start)
     fixed = [value for value, tensor in zip(state, tensors, strict=True) if tensor.token_axis is None]
-    program.clear_if(is_first, [*fixed, lag])
-    done = program.primitive("executorch_prim::mul", "Scalar", [total, 0])
+    program.clear_if(program.primitive("executorch_prim::eq", "Scalar", [call.first, 0]), [*fixed, lag])
+    done = program.primitive("executorch_prim::mul", "Scalar", [call.total, 0])
     again = program.begin_loop()
-    position = program.primitive("executorch_prim::add", "Scalar", [place, done])
-    left = program.primitive("executorch_prim::sub", "Scalar", [total, done])
+    position = program.primitive("executorch_prim::add", "Scalar", [call.first, done])
+    left = program.primitive("executorch_prim::sub", "Scalar", [call.total, done])
     count = program.primitive("executorch_prim::sym_min", "Scalar", [left, chunk])
-    piece, here = (program.tensor((1, Dynamic(chunk), source.shape[2])) for source in (rows, places))
-    for source, target in ((rows, piece), (places, here)):
-        program.kernel("aten::narrow_copy", "out", [source, 1, done, count], [target])
-    angles, gained = _angles(program, request.config, piece, here, lag)
-    cos, sin = (program.tensor(angles.shape) for _ in range(2))
-    for name, value in (("cos", cos), ("sin", sin)):
-        program.kernel(f"aten::{name}", "out", [angles], [value])
+    piece, here = (_cut(program, source, done, count, chunk) for source in (rows, call.places))
+    angles, gained = _angles(program, config, piece, here, lag)
+    cos, sin = (_by_kernel(program, name, angles) for name in ("cos", "sin"))
     is_single, masks = single_or_chunk(program, count)
     prologue = Prologue(position=position, is_single=is_single, cos=cos, sin=sin, masks=masks)
-    embeddings = program.open_region().slice(piece, -1, 0, request.config.hidden_size)
+    embeddings = program.open_region().slice(piece, -1, 0, config.hidden_size)
     inputs = Inputs(sequence=embeddings, start=start, state=state, state_tensors=tensors)
     logits = _translated(matrices, request, activations, inputs, prologue, chunk)
     program.kernel("aten::sub", "out", [lag, gained, 1], [lag])
     program.assign(done, "executorch_prim::add", "Scalar", [done, count])
-    program.end_loop(again, program.primitive("executorch_prim::ge", "Scalar", [done, total]))
+    program.end_loop(again, program.primitive("executorch_prim::ge", "Scalar", [done, call.total]))
     return logits, inputs
+
+
+def _begun(program: ProgramBuilder, context_length: int, rows: Value, start: Value) -> Call:
+    """What a call reads; one that would go past the context's end fails here, before any state changes."""
+    first = program.primitive("aten::_local_scalar_dense", "", [start])
+    total = program.primitive("aten::sym_size", "int", [rows, 1])
+    every = program.constant(np.arange(context_length, dtype=np.float32).reshape(1, -1, 1), Element.FLOAT32)
+    places = program.tensor((1, rows.shape[1], 1))
+    program.kernel("aten::narrow_copy", "out", [every, 1, first, total], [places])
+    return Call(rows=rows, places=places, first=first, total=total)
+
+
+def _cut(program: ProgramBuilder, source: Value, start: Slot, count: Slot, most: int) -> Value:
+    """Some tokens of (1, T, any)."""
+    out = program.tensor((1, Dynamic(most), source.shape[2]))
+    program.kernel("aten::narrow_copy", "out", [source, 1, start, count], [out])
+    return out
+
+
+def _by_kernel(program: ProgramBuilder, name: str, x: Value) -> Value:
+    out = program.tensor(x.shape)
+    program.kernel(f"aten::{name}", "out", [x], [out])
+    return out
 
 
 def _angles(program: ProgramBuilder, config: ModelConfig, piece: Value, here: Value, lag: Value) -> tuple[Value, Value]:

@@ -22,6 +22,7 @@ from export.capture import capture, fake_tensors
 from export.checkpoint import VISION_PREFIX
 from export.decoder import Recipe
 from export.errors import LoweringError
+from export.executorch_lowering.composites import gelu_tanh, layer_norm
 from export.executorch_lowering.image import Image, read_image
 from export.executorch_lowering.matrices import Buffer
 from export.executorch_lowering.program import ProgramBuilder
@@ -186,12 +187,12 @@ def _layer_norm(
     translation: TowerTranslation, _: Node, x: Value, __: list[int], weight: Buffer, bias: Buffer, eps: float, *___: Any
 ) -> Value:
     arrays = translation.matrices.array(weight), translation.matrices.array(bias)
-    return translation.program.open_region().layer_norm(x, *arrays, eps)
+    return layer_norm(translation.program.open_region(), x, *arrays, eps)
 
 
 def _gelu(translation: TowerTranslation, node: Node, x: Value) -> Value:
     region = translation.program.open_region()
-    return region.gelu_tanh(x) if node.kwargs.get("approximate") == "tanh" else region.gelu(x)
+    return gelu_tanh(region, x) if node.kwargs.get("approximate") == "tanh" else region.gelu(x)
 
 
 def _mixed_rows(translation: TowerTranslation, _: Node, table: Buffer, rows: Value, weights: Value) -> Value:

@@ -18,6 +18,7 @@ from torch.fx import Node
 from export.decoder import Part, Recipe, input_grid_name, output_grid_name
 from export.errors import LoweringError
 from export.executorch_lowering import delta
+from export.executorch_lowering.composites import mean_square
 from export.executorch_lowering.matrices import Buffer, Matrices
 from export.executorch_lowering.program import ProgramBuilder, Slot
 from export.executorch_lowering.tensors import Dynamic, Element, Value
@@ -243,7 +244,7 @@ def _gated_rms_norm(translation: Translation, _: Node, x: Value, gate: Value, we
 
 def _normed(translation: Translation, x: Value, weight: Buffer, eps: float) -> Value:
     region = translation.program.open_region()
-    inverse = region.reciprocal_root(region.mean_square(x, eps))
+    inverse = region.reciprocal_root(mean_square(region, x, eps))
     return region.multiply(region.multiply(x, inverse), region.constant(translation.matrices.array(weight)))
 
 
@@ -251,7 +252,7 @@ def _l2_norm(translation: Translation, _: Node, x: Value, eps: float) -> Value:
     """x / sqrt(sum x^2 + eps), by the mean that XNNPACK has: 1 / sqrt(width) / sqrt(mean x^2 + eps / width)."""
     region = translation.program.open_region()
     width = x.shape[-1]
-    inverse = region.reciprocal_root(region.mean_square(x, eps / width))
+    inverse = region.reciprocal_root(mean_square(region, x, eps / width))
     return region.multiply(x, region.multiply(inverse, region.scalar(width**-0.5)))
 
 

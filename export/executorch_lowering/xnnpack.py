@@ -22,7 +22,6 @@ from export.executorch_lowering.tensors import Dynamic, Shape, Value
 INVALID_ID = 2**32 - 1
 EXTERNAL_INPUT, EXTERNAL_OUTPUT = 1, 2
 KEEP_DIMS, TRANSPOSE_RIGHT = 0x40, 1
-NARROW = 256  # widths up to this are averaged by a product
 NAMED_DATA = 2**64 - 1  # the offset of constants that live in the program's named data
 
 
@@ -138,12 +137,6 @@ class Region:
         """By the error function."""
         return self._unary(schema.XNNGelu, x)
 
-    def gelu_tanh(self, x: Value) -> Value:
-        """x (1 + tanh u) / 2 with u = sqrt(2 / pi) (x + 0.044715 x^3), which is x times the sigmoid of 2 u."""
-        cubic = self.add(self.scalar(1.0), self.multiply(self.square(x), self.scalar(0.044715)))
-        inner = self.multiply(self.multiply(x, cubic), self.scalar(2 * math.sqrt(2 / math.pi)))
-        return self.multiply(x, self.sigmoid(inner))
-
     def exponential_minus_one(self, x: Value) -> Value:
         """exp(x) - 1 of x <= 0, exact to the last places near 0."""
         out = self._result(x.shape)
@@ -170,23 +163,17 @@ class Region:
         self._node(node)
         return out
 
-    def mean_square(self, x: Value, eps: float) -> Value:
-        """Mean of squares over the last axis, kept as an axis of one, plus `eps`.
+    def pooled_mean(self, x: Value) -> Value:
+        """Mean over the last axis, kept as an axis of one.
 
-        Narrow rows come by the hundred, one a head, and are averaged by a product; a wide one by pooling, so that no
-        matrix of its width is read for every token.
+        Pooling averages axes 1 and 2 of channels-last data: one channel, and the row along a single axis.
         """
-        width = x.shape[-1]
-        if width <= NARROW:
-            return self._narrow_mean(self.square(x), np.array([eps], dtype=np.float32))
-        return self.add(self._pooled_mean(self.square(x)), self.scalar(eps))
-
-    def layer_norm(self, x: Value, weight: NDArray[np.float32], bias: NDArray[np.float32], eps: float) -> Value:
-        """Mean and variance of the last axis normalised."""
-        mean = self._narrow_mean(x) if x.shape[-1] <= NARROW else self._pooled_mean(x)
-        centred = self.subtract(x, mean)
-        normed = self.multiply(centred, self.reciprocal_root(self.mean_square(centred, eps)))
-        return self.add(self.multiply(normed, self.constant(weight)), self.constant(bias))
+        rows = Dynamic(math.prod(x.shape[:-1]))
+        channel = self.reshape(x, (rows, 1, x.shape[-1], 1))
+        out = self._result((rows, 1, 1, 1))
+        node = schema.XNNGlobalAvgPooling2d(input_id=self.use(channel), output_id=self.use(out), flags=KEEP_DIMS)
+        self._node(node, UNBOUNDED)
+        return self.reshape(out, (*x.shape[:-1], 1))
 
     def reshape(self, x: Value, shape: Shape) -> Value:
         if _same(x.shape, shape):
@@ -386,21 +373,6 @@ class Region:
         params = schema.PerTensorQuant(scale=grid.scale, zero_point=grid.zero_point)
         self.values.append(schema.XValue(xvalue_union=schema.XNNQuantizedTensorValue(tensor, params)))
         return value_id
-
-    def _narrow_mean(self, x: Value, bias: NDArray[np.float32] | None = None) -> Value:
-        width = x.shape[-1]
-        average = np.full((1, width), 1.0 / width, dtype=np.float32)
-        weights = Weights(shape=(1, width), bits=32, group_size=None, codes=self.store(average), scales=None)
-        return self.linear(x, weights, bias)
-
-    def _pooled_mean(self, x: Value) -> Value:
-        """Pooling averages axes 1 and 2 of channels-last data: one channel, and the row along a single axis."""
-        rows = Dynamic(math.prod(x.shape[:-1]))
-        channel = self.reshape(x, (rows, 1, x.shape[-1], 1))
-        out = self._result((rows, 1, 1, 1))
-        node = schema.XNNGlobalAvgPooling2d(input_id=self.use(channel), output_id=self.use(out), flags=KEEP_DIMS)
-        self._node(node, UNBOUNDED)
-        return self.reshape(out, (*x.shape[:-1], 1))
 
     def _clamp(self, x: Value, bounds: schema.OutputMinMax) -> Value:
         out = self._result(x.shape)
