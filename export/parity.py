@@ -24,7 +24,7 @@ from export.materialize import load_layer, materialize
 from export.quantized import QuantizedCheckpoint
 from export.schemes import FLOAT
 from export.state import state_tensors
-from export.vision.reference import ImagePrompt, image_prompt
+from export.vision.reference import ImagePrompt, image_prompt, view_prompts
 from export.weights import EMBEDDING, HEAD, units
 
 FORMAT = "1"
@@ -65,7 +65,7 @@ def record_reference(
     progress: Progress,
     tolerance: Tolerance = IN_32_BITS,
 ) -> None:
-    """Write `reference.safetensors` for the cases "prompt" and "long"."""
+    """Write `reference.safetensors` for all cases."""
     arrays: dict[str, Any] = {}
     noise = 0.0
     quantized = any(not form.is_float for form in request.layout.values())
@@ -102,14 +102,20 @@ def reference_bytes(arrays: dict[str, Any], metadata: dict[str, str]) -> bytes:
 
 
 def _seen(request: LoweringRequest, prompt_ids: Sequence[int]) -> dict[str, Recorded]:
-    """The case "image" of a model that sees; verification feeds the pictures, so preprocessing and tower are in it."""
+    """The cases of a model that sees: "image", and "view_RxC" for each grid of a tower that takes these only.
+
+    Verification feeds the pictures, so preprocessing and tower are in it.
+    """
     if request.vision is None:
         return {}
+    found: dict[str, Recorded] = {}
     prompt = image_prompt(request.vision, prompt_ids, request.context_length)
-    if prompt is None:
-        return {}
-    count = prompt.tokens.numel()
-    return {"image": Recorded(tokens=prompt.tokens, full=(count - 1,), top=tuple(range(count)), images=prompt)}
+    if prompt is not None:
+        last = prompt.tokens.numel() - 1
+        found["image"] = Recorded(tokens=prompt.tokens, full=(last,), top=tuple(range(last + 1)), images=prompt)
+    for name, view in view_prompts(request.vision, prompt_ids, request.context_length).items():
+        found[name] = Recorded(tokens=view.tokens, full=(), top=(view.tokens.numel() - 1,), images=view)
+    return found
 
 
 def _noise_floor(

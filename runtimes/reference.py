@@ -20,6 +20,7 @@ from runtimes.errors import ReferenceFileError
 from runtimes.runner import Logits
 
 FORMAT = "1"
+VIEW = "view_"  # begins the name of a case with one picture, of one of the grids that the tower takes
 BROKEN = 1e30  # stands for logits that are not finite: far from any answer, yet a JSON number
 SMALLEST = 1e-30  # nothing is divided by less
 # one int8 code on the other side of a rounding moves one position by many times the mean: divergences deviate by about
@@ -63,6 +64,14 @@ class Reference:
     emulation: str
     kind: Literal["float", "quantized"]
     tolerance: float
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The names of cases with one picture, shortest first."""
+        return tuple(sorted((name for name in self.cases if name.startswith(VIEW)), key=self._length))
+
+    def _length(self, name: str) -> int:
+        return self.cases[name].tokens.size
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from runtimes.artifact import Artifact
 from runtimes.errors import ContextLimitError, ProjectError, RuntimeUnavailableError
 from runtimes.patience import PatientRunner, TooSlowError
 from runtimes.reference import (
+    VIEW,
     Case,
     Difference,
     Expected,
@@ -165,6 +166,8 @@ def _timed_checks(subject: Subject, *, stock: bool) -> Iterator[tuple[str, Calla
     yield "longest_context", lambda: _longest_context(subject)
     if "image" in subject.reference.cases:
         yield "images", lambda: _judged(subject, _images(subject))
+    if subject.reference.views:
+        yield "views", lambda: _views(subject)
     if subject.reference.kind == "quantized":
         yield "all_positions", lambda: _all_positions(subject)
     if stock:
@@ -216,7 +219,7 @@ def _feed(runner: Runner, case: Case, start: int, stop: int, size: int) -> Itera
 
 
 def _few_steps(subject: Subject) -> Iterator[Difference]:
-    """Less than a chunk, single steps on top of it, and less than that after a reset."""
+    """Less than a chunk, single steps on top of it, less than that after a reset, and one small picture if it sees."""
     runner, case = subject.runner, subject.prompt
     first = max(1, min(FEW_TOKENS, case.tokens.size - FEW_STEPS))
     runner.reset()
@@ -225,6 +228,8 @@ def _few_steps(subject: Subject) -> Iterator[Difference]:
     runner.reset()
     again = max(1, first // 2)
     yield from _feed(runner, case, 0, again, again)
+    for view in subject.reference.views[:1]:
+        yield _view(subject, view)
 
 
 def _one_shot(subject: Subject) -> Iterator[Difference]:
@@ -292,6 +297,31 @@ def _snapshot(subject: Subject) -> Iterator[Difference]:
     yield from _feed(runner, case, half, count, max(1, (count - half) // 2))
     runner.restore(saved)
     yield from _feed(runner, case, half, min(count, half + 4), 1)
+
+
+def _views(subject: Subject) -> Finding:
+    """A picture of each grid that the tower takes; the figures name those that were run."""
+    grids: list[str] = []
+
+    def differences() -> Iterator[Difference]:
+        for name in subject.reference.views:
+            yield _view(subject, name)
+            grids.append(name.removeprefix(VIEW))
+
+    reason, figures = _judged(subject, differences())
+    return reason, {**figures, "grids": grids}
+
+
+def _view(subject: Subject, name: str) -> Difference:
+    """The last logits of a prompt with one picture, from its pixels on."""
+    case, vision = subject.reference.cases[name], subject.artifact.manifest.vision
+    if vision is None:
+        raise SkippedError("the artifact sees no images")
+    runner = cast(SeeingRunner, subject.runner)
+    seen = [runner.see(image) for image in prepared(case.pictures, vision.images)]
+    runner.reset()
+    last = case.tokens.size - 1
+    return compare(last, runner.forward_prompt(make_prompt(runner, case.tokens, seen)), case.expected[last])
 
 
 def _images(subject: Subject) -> Iterator[Difference]:

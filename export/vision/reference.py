@@ -1,4 +1,4 @@
-"""A prompt with two pictures for an artifact to prove itself on: text before, between and after them."""
+"""Prompts with pictures for an artifact to prove itself on: two between texts, and one of each size it takes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +12,14 @@ from torch import Tensor
 from export.vision.positions import patch_positions
 from export.vision.request import VisionRequest
 from export.vision.weights import load_tower
+from runtimes.reference import VIEW
 from runtimes.vision.positions import TokenGrid, position_rows
 from runtimes.vision.preprocess import patch_image
 from runtimes.vision.spec import PatchedImage
 
 SHAPES = ((2.2, 2.8), (3.0, 2.0))  # rows and columns, in tokens: the first must be resized, and both may grow
 TEXTS = (6, 9, 24)  # tokens of text before, between and after
+VIEW_TEXTS = (2, 3)  # before and after the picture of a view
 
 Picture = NDArray[np.uint8]
 
@@ -33,13 +35,32 @@ class ImagePrompt:
     pictures: tuple[Picture, ...]
 
 
-@torch.no_grad()
 def image_prompt(request: VisionRequest, text: Sequence[int], context_length: int) -> ImagePrompt | None:
     """The prompt, its features from the tower in eager torch; None where the context is too short for it."""
+    return _prompt(request, text, SHAPES, TEXTS, context_length)
+
+
+def view_prompts(request: VisionRequest, text: Sequence[int], context_length: int) -> dict[str, ImagePrompt]:
+    """For a tower of fixed grids one short prompt with a picture of each, named `view_RxC` by rows and columns."""
+    found = {
+        f"{VIEW}{rows}x{columns}": _prompt(request, text, ((rows, columns),), VIEW_TEXTS, context_length)
+        for rows, columns in request.images.grids
+    }
+    return {name: prompt for name, prompt in found.items() if prompt is not None}
+
+
+@torch.no_grad()
+def _prompt(
+    request: VisionRequest,
+    text: Sequence[int],
+    shapes: Sequence[tuple[float, float]],
+    texts: Sequence[int],
+    context_length: int,
+) -> ImagePrompt | None:
     config, spec = request.config, request.images
-    pictures = tuple(_picture(round(rows * spec.factor), round(columns * spec.factor)) for rows, columns in SHAPES)
+    pictures = tuple(_picture(round(rows * spec.factor), round(columns * spec.factor)) for rows, columns in shapes)
     images = [patch_image(Image.fromarray(picture), spec) for picture in pictures]
-    pieces = [_text(text, start, count) for start, count in enumerate(TEXTS)]
+    pieces = [_text(text, start, count) for start, count in enumerate(texts)]
     tokens = list(pieces[0])
     for image, after in zip(images, pieces[1:], strict=True):
         pads = [config.image_token_id] * image.tokens

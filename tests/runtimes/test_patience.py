@@ -9,6 +9,7 @@ from runtimes.artifact import Artifact
 from runtimes.patience import PatientRunner, TooSlowError
 from runtimes.runner import Runner
 from runtimes.verify import verify
+from runtimes.vision.spec import PatchedImage
 
 
 class Clock:
@@ -74,6 +75,31 @@ def test_a_slow_first_call_does_not_speak_for_those_that_follow(runner: Runner) 
     assert patient.position == 3
 
 
+def test_a_tower_is_timed_by_the_tokens_of_an_image_and_says_nothing_of_the_text_model(runner: Runner) -> None:
+    clock = Clock()
+
+    class Seeing(Slow):
+        def see(self, image: PatchedImage) -> int:
+            clock.seconds += 2.0 * image.tokens
+            return image.tokens
+
+    def image(side: int) -> PatchedImage:
+        patches, levels = np.zeros((side * side, 4), np.float32), np.zeros((side, side, 3), np.uint8)
+        return PatchedImage(patches=patches, levels=levels, height=side, width=side, merge_size=2)
+
+    patient = PatientRunner(Seeing(runner, clock), 25.0, clock)
+    assert patient.see(image(8)) == 16
+    patient.start()
+    assert patient.see(image(6)) == 9
+    with pytest.raises(TooSlowError, match=r"at 2\.0 s for each token of an image"):
+        patient.see(image(4))
+    patient.start()
+    patient.forward([1])
+    patient.forward([1])
+    with pytest.raises(TooSlowError, match=r"at 10\.0 s a call of the model"):
+        patient.forward([1])
+
+
 def test_a_check_compares_what_there_is_time_for_and_says_so(
     artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,7 +110,7 @@ def test_a_check_compares_what_there_is_time_for_and_says_so(
             super().__init__(Slow(runner, clock), seconds, clock)
 
     monkeypatch.setattr("runtimes.verify.PatientRunner", Timed)
-    monkeypatch.setattr("runtimes.onnxruntime.CHECK_SECONDS", 25.0, raising=False)
+    monkeypatch.setattr(f"runtimes.{artifact.manifest.runtime.name}.CHECK_SECONDS", 25.0, raising=False)
     checks = {check.name: check for check in verify(artifact.path, hashes=False, stock=False, threads=1).checks}
     assert checks["few_steps"].figures["positions"] == 4
     assert "stopped" not in checks["few_steps"].figures

@@ -15,9 +15,10 @@ from torch import Tensor
 from export import catalog
 from export.decoder import Activations, Decoder
 from export.errors import UnsupportedSchemeError
-from export.manifest import Hashes, artifact_manifest, write_unsealed
+from export.manifest import Hashes, artifact_manifest, file_entries, write_unsealed
 from export.materialize import load
 from export.models.tiny.reading import CANVASES, HELD_OUT, QUESTION, draw_word
+from export.parity import record_reference
 from export.pipeline import quantize, read_inputs
 from export.plan import make_plan
 from export.progress import Silent
@@ -31,9 +32,11 @@ from export.vision.weights import load_tower
 from runtimes.artifact import Artifact
 from runtimes.chat import expand_images, user_message
 from runtimes.errors import ImageError, SnapshotError
+from runtimes.reference import load_reference
 from runtimes.runner import open_runner
 from runtimes.template import load_template
 from runtimes.tokenizer import load_tokenizer
+from runtimes.verify import Subject, _views
 from runtimes.vision.fed import FedSeeingRunner
 from runtimes.vision.positions import TokenGrid, next_position, position_rows
 from runtimes.vision.prepare import prepared
@@ -201,6 +204,33 @@ def test_pieces_that_cut_an_image_and_a_snapshot_change_nothing(made: Made, runn
 
 def seen_token(runner: FedSeeingRunner) -> int:
     return runner.vision.image_token_id
+
+
+def test_verification_looks_at_a_picture_of_every_grid_and_finds_the_one_that_is_seen_wrong(
+    made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = made.artifact.path / "reference.safetensors"
+    asked = replace(request(made.store, CONTEXT), vision=made.vision)
+    words = load_tokenizer(made.artifact.tokenizer_file).encode("The river was small and slow. " * 30)
+    record_reference(made.store, asked, Activations(), words, place, lambda *_: None)
+    manifest = replace(made.artifact.manifest, reference_file=place.name, files=file_entries(made.artifact.path))
+    artifact = replace(made.artifact, manifest=manifest)
+    subject = Subject(artifact=artifact, runner=open_runner(made.artifact, 1), reference=load_reference(artifact))
+    spec = made.vision.images
+    reason, figures = _views(subject)
+    assert reason is None
+    assert sorted(figures["grids"]) == sorted(f"{rows}x{columns}" for rows, columns in spec.grids)
+    wrong, see = max(spec.grids), type(subject.runner).see
+
+    def sees_wrong(self: FedSeeingRunner, image: PatchedImage) -> SeenImage:
+        seen = see(self, image)
+        grid = (seen.grid.height, seen.grid.width)
+        return replace(seen, features=seen.features[::-1].copy()) if grid == wrong else seen
+
+    monkeypatch.setattr(type(subject.runner), "see", sees_wrong)
+    reason, _ = _views(subject)
+    assert reason is not None
+    subject.runner.close()
 
 
 def test_an_image_of_no_grid_is_refused_by_name_and_resized_where_the_manifest_is_followed(
