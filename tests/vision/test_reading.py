@@ -17,11 +17,12 @@ COUNT = 400
 LEAST = 0.85  # the share of right answers below which the tower counts as untrained; measured: docs/vision.md
 
 
-@pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    out = tmp_path_factory.mktemp("reading")
-    export(small_spec(out, TINY, modality="image", scheme="int8", context_length=256), Silent())
-    return Artifact.open(out / "onnx")
+# ExecuTorch's eyes are held to eager torch elsewhere; that it reads is a minute's export more
+@pytest.fixture(scope="module", params=["onnx", pytest.param("executorch", marks=pytest.mark.slow)])
+def artifact(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    out, name = tmp_path_factory.mktemp("reading"), request.param
+    export(small_spec(out, TINY, modality="image", scheme="int8", context_length=256, backends=(name,)), Silent())
+    return Artifact.open(out / name)
 
 
 def score(answer: Answer, count: int) -> int:
