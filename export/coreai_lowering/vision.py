@@ -25,6 +25,7 @@ from export.decoder import Matrix as TowerMatrix
 from export.errors import LoweringError
 from export.vision.capture import CapturedTower, capture_tower, walk
 from export.vision.config import VisionConfig
+from export.vision.operators import interpolate_rows
 from export.vision.positions import patch_positions
 from export.vision.weights import TowerWeights
 from runtimes.vision.grids import Grid, function_name
@@ -195,9 +196,15 @@ def _merge(emitter: TowerEmitter, args: list[Any], node: fx.Node) -> Value:  # n
 
 
 def _rows(emitter: TowerEmitter, args: list[Any], node: fx.Node) -> Value:  # noqa: ARG001
-    """Four rows of the learned grid for each patch, weighted and summed, (1, N, C); gathered, and only then widened."""
+    """Four rows of the learned grid for each patch, weighted and summed, (1, N, C); gathered, and only then widened.
+
+    Core AI stores what it gathers beforehand where that is less than the table; then the sums are less still.
+    """
     at = patch_positions(emitter.vision, emitter.down, emitter.across)
     count, taps = at.rows.shape
+    if at.rows.numel() < emitter.vision.num_position_embeddings:
+        table = torch.from_numpy(args[0].make())
+        return _constant(interpolate_rows(table, at.rows, at.weights).unsqueeze(0))
     index = constant(at.rows.reshape(-1, 1).numpy().astype(np.int32))
     found = math.cast(coreai.gather_nd(emitter.plain(args[0]), index), WIDE)
     taken = math.reshape(found, [count, taps, emitter.vision.hidden_size])
