@@ -351,7 +351,20 @@ def _check_schema(data: Mapping[str, Any], where: str) -> None:
 
 @cache
 def _validator() -> jsonschema.Draft202012Validator:
-    return jsonschema.Draft202012Validator(schema())
+    return validator_of(schema())
+
+
+def validator_of(schema: Mapping[str, Any]) -> jsonschema.Draft202012Validator:
+    """A validator to which 256.0 is no integer, as it is none to the readers in Kotlin and Swift."""
+    types = jsonschema.Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_integer)
+    extend: Any = jsonschema.validators.extend
+    return cast(
+        jsonschema.Draft202012Validator, extend(jsonschema.Draft202012Validator, type_checker=types)(dict(schema))
+    )
+
+
+def _is_integer(_checker: jsonschema.TypeChecker, value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _build(data: Mapping[str, Any]) -> Manifest:

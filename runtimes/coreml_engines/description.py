@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 
 import jsonschema
 
-from runtimes.artifact import Artifact
+from runtimes.artifact import Artifact, validator_of
 from runtimes.errors import ManifestError
 
 FORMAT: Final = 1
@@ -100,7 +100,7 @@ def _parse(place: Path) -> Any:
 @cache
 def _validator() -> jsonschema.Draft202012Validator:
     place = Path(__file__).with_suffix(".schema.json")
-    return jsonschema.Draft202012Validator(cast(dict[str, Any], json.loads(place.read_text(encoding="utf-8"))))
+    return validator_of(cast(dict[str, Any], json.loads(place.read_text(encoding="utf-8"))))
 
 
 def _refused(place: Path, problem: str) -> ManifestError:

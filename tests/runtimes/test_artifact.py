@@ -108,6 +108,7 @@ BAD_MANIFESTS: dict[str, tuple[Change, type[ProjectError], str]] = {
     "version_true": (set_field("schema_version", value="1"), ManifestError, "schema_version"),
     "wrong_type": (set_field("context_length", value="4096"), ManifestError, "context_length"),
     "float_for_integer": (set_field("vocab_size", value=1.5), ManifestError, "vocab_size"),
+    "integral_float": (set_field("context_length", value=256.0), ManifestError, "context_length: 256.0 is not of type"),
     "negative_size": (set_field("files", 0, "bytes", value=-1), ManifestError, "files.0.bytes"),
     "endless_context": (set_field("context_length", value=10**12), ManifestError, "context_length"),
     "absolute_path": (set_field("files", 0, "path", value="/etc/passwd"), ManifestError, "stay inside"),
