@@ -1,7 +1,7 @@
 """The vision tower as Core ML and Core AI hold it: how far its features are from eager torch's, and its bytes.
 
 `python tools/measure_apple_vision.py [--checkpoint DIR] [--grid 8x8]`. The same codes, inputs not rounded; random
-patches of each grid. Core ML's file is evaluated on Linux, Core AI's runs in Apple's runtime. `--bytes` only writes the files.
+patches of each grid. Core ML's file is evaluated on Linux, Core AI's runs in Apple's runtime. `--bytes`: write only.
 """
 
 import argparse
