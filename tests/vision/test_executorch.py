@@ -39,14 +39,15 @@ from tests.subjects import quantized, request
 from tests.vision.towers import tower_weights
 
 STEPS = 32
-CONTEXT = 448  # room for a picture and a text that are longer than what the decoder takes at once
+CONTEXT = 512  # room for a picture and a text that are longer than what the decoder takes at once
 LARGEST = 112 * 1024  # pixels of a picture, where the tiny model's own preprocessing allows 64 tokens
 NEVER = 2047  # a token that no answer holds: the stock runner would stop at the model's own
 WORD = "cow"
 CUT = 40  # tokens before it: in the middle of the second picture
 ROUNDINGS = 0.02  # of the largest value: a code that falls on the other side of a rounding
 STORY = "Once upon a time there was an old man who lived by the sea. " * 3
-NEXT = "<|im_end|>\n<|im_start|>user\nAnd what did the old man say?<|im_end|>\n<|im_start|>assistant\n"
+END = "<|im_end|>\n"
+NEXT = END + "<|im_start|>user\nAnd what did the old man say?<|im_end|>\n<|im_start|>assistant\n"
 
 
 @pytest.fixture(scope="module")
@@ -95,13 +96,12 @@ def segments(artifact: Artifact, images: int) -> list[list[int]]:
     return [tokenizer.encode(part) for part in text.split(placeholder)]
 
 
-def joined(artifact: Artifact, seen: Sequence[SeenImage]) -> list[int]:
+def joined(artifact: Artifact, texts: list[list[int]], seen: Sequence[SeenImage]) -> list[int]:
     """The same as one prompt."""
     vision = artifact.manifest.vision
     assert vision is not None
-    first, *rest = segments(artifact, len(seen))
-    tokens = list(first)
-    for image, text in zip(seen, rest, strict=True):
+    tokens = list(texts[0])
+    for image, text in zip(seen, texts[1:], strict=True):
         tokens += [*[vision.image_token_id] * image.grid.tokens, *text]
     return tokens
 
@@ -151,27 +151,28 @@ def greedy(forward: Callable[[list[int]], Any], logits: Any) -> list[int]:
 
 
 @pytest.mark.parametrize("images", [1, 2])
-def test_our_runner_and_multimodal_runner_choose_the_tokens_of_eager_torch_and_go_on_with_a_text_turn(
+def test_our_runner_and_multimodal_runner_choose_the_tokens_of_eager_torch(
     images: int, artifact: Artifact, store: QuantizedCheckpoint, tmp_path: Path
 ) -> None:
-    """With two images both a text and an image are longer than a chunk, and the stock runner gives each in one call."""
+    """One or two images, then a text turn, then an image once more.
+
+    With two, a text and an image are longer than a chunk, and the stock runner gives each in one call.
+    """
     endless = without_end(artifact, store, tmp_path)
-    runner, tokenizer = seeing(endless), load_tokenizer(artifact.tokenizer_file)
+    runner, tokenizer, oracle = seeing(endless), load_tokenizer(artifact.tokenizer_file), Eager(store)
     given = prepared(pictures(images), runner.vision.images)
-    oracle = Eager(store)
-    eyes = [oracle.see(image) for image in given]
-    tokens, second = joined(artifact, eyes), tokenizer.encode(NEXT)
-    wanted = greedy(oracle.forward, oracle.forward(tokens, eyes))
-    behind = (oracle.place, oracle.position)
-    wanted_later = greedy(oracle.forward, oracle.forward(second))
-    seen = [runner.see(image) for image in given]
-    assert greedy(runner.forward, runner.forward_prompt(make_prompt(runner, tokens, seen))) == wanted
-    assert (runner.position, runner.next_position) == behind
-    assert greedy(runner.forward, runner.forward(second)) == wanted_later
-    assert images > 1 or WORD in tokenizer.decode(wanted)
+    end, *rest = [tokenizer.encode(END), *segments(artifact, 1)]
+    turns = [(segments(artifact, images), given), ([tokenizer.encode(NEXT)], []), ([end + rest[0], rest[1]], given[:1])]
+    wanted = []
+    for texts, shown in turns:
+        eyes, seen = [oracle.see(image) for image in shown], [runner.see(image) for image in shown]
+        tokens = joined(artifact, texts, eyes)
+        wanted.append(greedy(oracle.forward, oracle.forward(tokens, eyes)))
+        assert greedy(runner.forward, runner.forward_prompt(make_prompt(runner, tokens, seen))) == wanted[-1]
+        assert (runner.position, runner.next_position) == (oracle.place, oracle.position)
+    assert images > 1 or WORD in tokenizer.decode(wanted[0])
     runner.close()
-    shown = [[tokenizer.token_text(token) for token in turn] for turn in (wanted, wanted_later)]
-    assert in_multimodal_runner(endless, segments(artifact, images), given, second) == shown
+    assert in_multimodal_runner(endless, turns) == [[tokenizer.token_text(token) for token in turn] for turn in wanted]
 
 
 def without_end(artifact: Artifact, store: QuantizedCheckpoint, folder: Path) -> Artifact:
@@ -188,24 +189,25 @@ def without_end(artifact: Artifact, store: QuantizedCheckpoint, folder: Path) ->
 
 
 def in_multimodal_runner(
-    artifact: Artifact, texts: list[list[int]], given: list[PatchedImage], second: list[int]
+    artifact: Artifact, turns: Sequence[tuple[list[list[int]], list[PatchedImage]]]
 ) -> list[list[str]]:
-    """Both turns in the stock runner: texts and images one after the other, levels as an app has them."""
+    """The turns in the stock runner: texts and images one after the other, levels as an app has them."""
     from executorch.extension.llm.runner import GenerationConfig, make_image_input, make_token_input
 
     from runtimes.stock.executorch import open_runner, stdout_kept_clean
 
-    levels = [torch.from_numpy(image.levels.transpose(2, 0, 1).copy()) for image in given]
-    inputs = [make_token_input(texts[0])]
-    for image, text in zip(levels, texts[1:], strict=True):
-        inputs += [make_image_input(image), make_token_input(text)]
     config = GenerationConfig(echo=False, max_new_tokens=STEPS, temperature=0.0)
-    turns: list[list[str]] = [[], []]
+    answers: list[list[str]] = []
     with stdout_kept_clean():
         stock = open_runner(artifact)
-        stock.generate(inputs, config, turns[0].append, None)
-        stock.generate([make_token_input(second)], config, turns[1].append, None)
-    return turns
+        for texts, images in turns:
+            inputs = [make_token_input(texts[0])]
+            for image, text in zip(images, texts[1:], strict=True):
+                levels = torch.from_numpy(image.levels.transpose(2, 0, 1).copy())
+                inputs += [make_image_input(levels), make_token_input(text)]
+            answers.append([])
+            stock.generate(inputs, config, answers[-1].append, None)
+    return answers
 
 
 def test_every_size_of_image_goes_through_the_one_encoder(runner: ExecutorchSeeingRunner) -> None:
@@ -233,7 +235,7 @@ def test_pieces_that_cut_an_image_and_a_snapshot_change_nothing(
     artifact: Artifact, runner: ExecutorchSeeingRunner
 ) -> None:
     seen = [runner.see(image) for image in prepared(pictures(2), runner.vision.images)]
-    tokens = joined(artifact, seen)
+    tokens = joined(artifact, segments(artifact, 2), seen)
     whole = runner.forward_prompt(make_prompt(runner, tokens, seen))
     after = runner.forward([3, 4])
     runner.reset()
