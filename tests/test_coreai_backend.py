@@ -23,6 +23,7 @@ from export.schemes import Format
 from export.state import zero_state
 from export.weights import units
 from tests.fixtures import TINY
+from tests.rounding import PRODUCTS, STEPS, rounding_errors
 from tests.subjects import CONTEXT, eager, quantized, random_tokens, relative_error, request, two_layers
 from tests.trained_shapes import TRAINED_SHAPES, make_trained
 
@@ -40,11 +41,13 @@ from export.coreai_lowering.weights import as_float16
 FLOAT32_TOLERANCE = 1e-5
 FLOAT16_TOLERANCE = 5e-3
 # random layers of 32-wide heads: a first token's query and key may be near orthogonal, and the norm behind their
-# product then magnifies what float16 rounded (docs/log.md); the trained model has nothing of the kind
+# product then magnifies what float16 rounded (docs/log.md), so steps are held against what rounding alone does to these
+# models; the trained model has nothing of the kind
+TIMES_ROUNDING = 1.3
+CHUNK_TOLERANCE = 6e-3  # behind the first tokens: 5.1e-3 in `untied_fp32`, whose weights are rounded too; others 5e-3
 RANDOM_TOLERANCE = 5e-2
 KLD_TOLERANCE = 1e-3
 TOKENS = 102
-STEPS = 32
 PLANS = ([64, 38], [1] * STEPS, [40, 1, 1, 1, 59])
 TRAINED = "trained "  # before the name of a shape
 
@@ -181,11 +184,20 @@ OTHER_SHAPES = [
 
 
 @pytest.mark.parametrize("shape", ["like_9b", *OTHER_SHAPES])
-@pytest.mark.parametrize(
-    ("backend", "tolerance"), [("coreai", RANDOM_TOLERANCE), ("coreai-float32", FLOAT32_TOLERANCE)]
-)
-def test_float_asset_equals_eager_in_every_shape(backend: str, tolerance: float, shape: str, make: Make) -> None:
-    check_plans(make(shape, "float", backend), tolerance)
+def test_float32_asset_equals_eager_in_every_shape(shape: str, make: Make) -> None:
+    check_plans(make(shape, "float", "coreai-float32"), FLOAT32_TOLERANCE)
+
+
+@pytest.mark.parametrize("shape", ["like_9b", *OTHER_SHAPES])
+def test_float16_asset_errs_as_much_as_rounding_its_products_does_in_every_shape(shape: str, make: Make) -> None:
+    made = store, lowered, root = make(shape, "float")
+    tokens = random_tokens(store.config, TOKENS)
+    rounding = max(rounding_errors(store, tokens, PRODUCTS))
+    assert rounding > FLOAT16_TOLERANCE  # no product in float16 can do better
+    check_plans(made, TIMES_ROUNDING * rounding)
+    expected = exact_logits(store, tokens)
+    with Model(root, lowered) as model:
+        check_logits(list(model.run(tokens, PLANS[0])), expected, CHUNK_TOLERANCE)
 
 
 @pytest.mark.parametrize(

@@ -23,16 +23,15 @@ from export.coreml_lowering.package import write_package
 from export.coreml_lowering.program import capture_decoder
 from export.coreml_lowering.tables import values_of
 from export.coreml_lowering.weights import as_float16
-from export.decoder import Decoder, Matrix, Plain, text_positions
 from export.errors import LoweringError, MissingPackageError, QuantizationError, UnsupportedSchemeError
 from export.plan import make_plan
 from export.quantized import QuantizedCheckpoint
 from export.schemes import Format
 from export.spec import ExportSpec
-from export.state import zero_state
 from export.weights import units
 from runtimes.mil import Accumulate, Constants, load_package
 from tests.fixtures import TINY
+from tests.rounding import PRODUCTS, STEPS, rounding_errors
 from tests.subjects import CONTEXT, chunked_logits, eager, quantized, random_tokens, relative_error, request, two_layers
 from tests.trained_shapes import TRAINED_SHAPES, make_trained
 
@@ -44,7 +43,6 @@ TIMES_ROUNDING, TIMES_MEAN_ROUNDING = 5, 3
 RANDOM_TOLERANCE = 5e-2
 KLD_TOLERANCE = 1e-3
 TOKENS = 102
-STEPS = 32
 PLANS = ([64, 38], [32, 32, 32, 6], [1] * STEPS, [40, 1, 1, 1, 59])
 TRAINED = "trained "  # before the name of a shape
 
@@ -180,7 +178,7 @@ def test_float16_program_errs_as_much_as_rounding_does_in_every_shape(shape: str
     tokens, model = random_tokens(store.config, TOKENS), Model(root)
     expected = chunked_logits(eager(store), tokens, TOKENS)
     found = list(model.run(tokens, [1] * STEPS))
-    rounding = torch.tensor(rounding_errors(store, tokens))
+    rounding = torch.tensor(rounding_errors(store, tokens, ("norms", *PRODUCTS)))
     errors = torch.tensor([relative_error(logits, expected[position]) for position, logits in found])
     # nothing in float16 can do better: what products are given, or what they give, is too much by itself
     assert max(rounding_errors(store, tokens, ("inputs",))) > DECODE_TOLERANCE
@@ -191,35 +189,6 @@ def test_float16_program_errs_as_much_as_rounding_does_in_every_shape(shape: str
         found = list(model.run(tokens, plan))
         check_logits(found, expected, RANDOM_TOLERANCE)
         assert mean_divergence(found, expected) <= KLD_TOLERANCE
-
-
-ALL_PARTS = ("norms", "weights", "inputs", "outputs")
-
-
-@torch.no_grad()
-def rounding_errors(store: QuantizedCheckpoint, tokens: Tensor, parts: Sequence[str] = ALL_PARTS) -> list[float]:
-    """What float16 norms, weights, and inputs and outputs of matrices do to single steps, all else being float32."""
-    exact, rounded = eager(store), eager(store)
-    for module in rounded.modules():
-        if isinstance(module, Plain) and "norms" in parts:
-            module.value = module.value.half().float()
-        if isinstance(module, Matrix) and "weights" in parts:
-            module.weight = module.weight.half().float()
-        if isinstance(module, Matrix) and "inputs" in parts:
-            module.register_forward_pre_hook(lambda _, inputs: (inputs[0].half().float(),))
-        if isinstance(module, Matrix) and "outputs" in parts:
-            module.register_forward_hook(lambda _, __, output: output.half().float())
-    pairs = zip(single_steps(exact, tokens), single_steps(rounded, tokens), strict=True)
-    return [relative_error(found, expected) for expected, found in pairs]
-
-
-def single_steps(decoder: Decoder, tokens: Tensor) -> Iterator[Tensor]:
-    """Logits after each of the first tokens, one a call."""
-    state = zero_state(decoder.config, CONTEXT)
-    for start in range(STEPS):
-        one, positions = tokens[:, start : start + 1], text_positions(start, 1)
-        logits, state = decoder(one, positions, torch.tensor([start]), state)
-        yield logits[0, -1]
 
 
 @pytest.mark.parametrize(
