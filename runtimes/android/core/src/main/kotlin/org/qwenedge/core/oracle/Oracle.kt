@@ -1,5 +1,7 @@
 package org.qwenedge.core.oracle
 
+import java.io.File
+import java.io.IOException
 import org.qwenedge.core.OracleException
 import org.qwenedge.core.artifact.Artifact
 import org.qwenedge.core.artifact.Fields
@@ -38,9 +40,19 @@ class Oracle(
 /** The oracle beside an artifact or in its folder; null where there is none, or where it speaks of others only. */
 fun findOracle(artifact: Artifact): Oracle? {
     val folders = listOfNotNull(artifact.directory, artifact.directory.absoluteFile.parentFile)
-    return folders.map { it.resolve(Oracle.FILE_NAME) }.filter { it.isFile && it.length() <= Oracle.MAX_BYTES }
-        .firstNotNullOfOrNull { readOracle(it.readBytes(), artifact.manifest) }
+    return folders.map { it.resolve(Oracle.FILE_NAME) }.filter(File::isFile)
+        .firstNotNullOfOrNull { readOracle(bytesOf(it), artifact.manifest) }
 }
+
+private fun bytesOf(file: File): ByteArray = try {
+    if (file.length() > Oracle.MAX_BYTES) refuseLength()
+    file.readBytes()
+} catch (error: IOException) {
+    refuse("", "cannot be read: ${error.message}")
+}
+
+/** Ignored for its size, an oracle would let a model answer as it likes. */
+internal fun refuseLength(): Nothing = refuse("", "more than the ${Oracle.MAX_BYTES} bytes it may have")
 
 private const val FORMAT = 1L
 private const val MAX_IDS = 1024
