@@ -113,14 +113,14 @@ class RealEngineTest {
     fun `the oracle of the bundle is answered right on the real engine, and one of another prompt is not`() {
         assumeTrue("no -Donnxruntime.artifact", place != null)
         val scratch = kotlin.io.path.createTempDirectory().toFile()
-        val check = SelfCheck(scratch.resolve("notes"), system = "jvm")
+        val check = SelfCheck(scratch.resolve("notes"), system = "jvm", app = "1")
         loadModel(artifact, Engines(listOf(factory)), emptyMap(), check).close()
         assertEquals("right", scratch.resolve("notes").listFiles()!!.single().readText())
         val copy = scratch.resolve("bundle/onnx")
         artifact.directory.copyRecursively(copy)
         val oracle = artifact.directory.resolveSibling("oracle.json").readText()
         copy.resolveSibling("oracle.json").writeText(oracle.replaceFirst("\"tokens\":[", "\"tokens\":[7,"))
-        val other = SelfCheck(scratch.resolve("other"), system = "jvm")
+        val other = SelfCheck(scratch.resolve("other"), system = "jvm", app = "1")
         val error = assertFailsWith<OracleException> { loadModel(Artifact.open(copy), Engines(listOf(factory)), emptyMap(), other) }
         assertContains(error.message!!, "wrong answers on this device")
         scratch.deleteRecursively()

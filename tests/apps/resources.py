@@ -37,7 +37,11 @@ def r_class(package: str, resources: Path) -> str:
 
 
 def build_config(package: str, build_script: Path) -> str:
-    """`BuildConfig.java` with the fields that a build script declares; all of them are texts."""
-    fields = re.findall(r'buildConfigField\("String", "(\w+)"', build_script.read_text(encoding="utf-8"))
-    body = "\n".join(f'  public static final String {name} = "0";' for name in fields)
+    """`BuildConfig.java` with the app's version and the fields that a build script declares; all of them are texts."""
+    script = build_script.read_text(encoding="utf-8")
+    fields = re.findall(r'buildConfigField\("String", "(\w+)"', script)
+    version = [
+        f"  public static final int VERSION_CODE = {code};" for code in re.findall(r"versionCode = (\d+)", script)
+    ]
+    body = "\n".join([*version, *(f'  public static final String {name} = "0";' for name in fields)])
     return f"package {package};\npublic final class BuildConfig {{\n{body}\n}}\n"

@@ -50,7 +50,11 @@ class AppServices(context: Context) {
         home = ChatHome(
             store = store,
             engines = { engines },
-            selfCheck = SelfCheck(context.filesDir.resolve("answers"), system = Build.VERSION.SDK_INT.toString()),
+            selfCheck = SelfCheck(
+                context.filesDir.resolve("answers"),
+                system = Build.VERSION.SDK_INT.toString(),
+                app = BuildConfig.VERSION_CODE.toString(),
+            ),
             guard = CrashGuard(context.filesDir.resolve("running"), health::lastExit),
             transcript = TranscriptFile(context.filesDir.resolve("chat.json")),
         ),

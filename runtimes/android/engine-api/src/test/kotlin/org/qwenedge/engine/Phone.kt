@@ -22,6 +22,10 @@ class Phone(private val factory: (Phone) -> EngineFactory) {
     var onChange: (ChatView) -> Unit = {}
     /** The version of the operating system. */
     var system = "14"
+
+    /** The version of the app. */
+    var app = "1"
+    val verdicts: File = root.resolve("verdicts")
     lateinit var session: ChatSession
         private set
 
@@ -38,7 +42,7 @@ class Phone(private val factory: (Phone) -> EngineFactory) {
         val home = ChatHome(
             store = store,
             engines = { Engines(listOf(factory(this))) },
-            selfCheck = SelfCheck(root.resolve("answers"), system),
+            selfCheck = SelfCheck(verdicts, system, app),
             guard = CrashGuard(guardNote) { systemSays },
             transcript = TranscriptFile(transcript),
         )

@@ -1,5 +1,6 @@
 package org.qwenedge.engine
 
+import java.io.RandomAccessFile
 import kotlin.math.exp
 import kotlin.math.ln
 import kotlin.test.Test
@@ -9,6 +10,7 @@ import kotlin.test.assertNull
 import kotlin.test.assertTrue
 import org.qwenedge.core.artifact.Artifact
 import org.qwenedge.core.json.JsonWriter
+import org.qwenedge.core.oracle.Oracle
 
 /** A model is asked the oracle of its bundle before it is trusted, once. */
 class SelfCheckTest {
@@ -51,6 +53,43 @@ class SelfCheckTest {
     }
 
     @Test
+    fun `another version of the app asks again, and may judge otherwise`() {
+        error = 8f
+        val entry = phone.push().also(::giveOracle)
+        phone.session.choose(entry)
+        phone.start()
+        phone.session.choose(entry)
+        assertContains(phone.view.notice!!, "gives wrong answers on this device")
+        assertEquals(1, opened.size, "the weights were read again")
+        error = 0f
+        phone.app = "2"
+        phone.start()
+        phone.session.choose(entry)
+        assertEquals(Phase.READY, phone.view.phase)
+        assertEquals(3, opened.last().calls.size)
+    }
+
+    @Test
+    fun `a note that is empty, half written or no file says nothing, and the model is asked again`() {
+        val entry = phone.push().also(::giveOracle)
+        phone.session.choose(entry)
+        val note = phone.verdicts.listFiles()!!.single()
+        assertEquals("right", note.readText())
+        val damages = listOf<() -> Unit>(
+            { note.writeText("") },
+            { note.delete() && note.resolveSibling("${note.name}.partial").run { writeText("ri"); isFile } },
+            { note.delete() && note.mkdirs() },
+        )
+        for ((number, damage) in damages.withIndex()) {
+            damage()
+            phone.session.choose(entry)
+            assertNull(phone.view.notice, "$number")
+            assertEquals(Phase.READY, phone.view.phase)
+            assertEquals(3, opened.last().calls.size, "$number: not asked")
+        }
+    }
+
+    @Test
     fun `another model can be used after one that answers wrong`() {
         error = 8f
         phone.session.choose(phone.push("first").also(::giveOracle))
@@ -77,6 +116,9 @@ class SelfCheckTest {
         phone.session.choose(entry)
         assertContains(phone.view.notice!!, "oracle.json: not JSON")
         assertTrue(opened.single().closed)
+        RandomAccessFile(entry.directory.resolve("oracle.json"), "rw").use { it.setLength(Oracle.MAX_BYTES + 1L) }
+        phone.session.choose(entry)
+        assertContains(phone.view.notice!!, "oracle.json: more than the ${Oracle.MAX_BYTES} bytes it may have")
     }
 
     @Test
