@@ -220,14 +220,14 @@ def test_verification_looks_at_a_picture_of_every_grid_and_finds_the_one_that_is
     reason, figures = _views(subject)
     assert reason is None
     assert sorted(figures["grids"]) == sorted(f"{rows}x{columns}" for rows, columns in spec.grids)
-    wrong, see = max(spec.grids), type(subject.runner).see
+    wrong, see = max(spec.grids), FedSeeingRunner.see
 
     def sees_wrong(self: FedSeeingRunner, image: PatchedImage) -> SeenImage:
         seen = see(self, image)
         grid = (seen.grid.height, seen.grid.width)
         return replace(seen, features=seen.features[::-1].copy()) if grid == wrong else seen
 
-    monkeypatch.setattr(type(subject.runner), "see", sees_wrong)
+    monkeypatch.setattr(FedSeeingRunner, "see", sees_wrong)
     reason, _ = _views(subject)
     assert reason is not None
     subject.runner.close()
