@@ -62,12 +62,12 @@ final class ArtifactTests: XCTestCase {
 
     func testAnImportIsCompleteOrInvisible() throws {
         let source = try TinyArtifact.write(to: scratch.folder.appending(path: "usb"))
-        let entry = try store.importArtifact(from: source)
+        let entry = try XCTUnwrap(try store.importBundle(from: source).first)
         XCTAssertNotNil(entry.artifact)
-        XCTAssertEqual(try store.importArtifact(from: source).name, entry.name)
+        XCTAssertEqual(try store.importBundle(from: source).first?.name, entry.name)
         try store.delete(entry)
         try Data(repeating: 9, count: 3000).write(to: source.appending(path: "model.bin"))
-        assertError(.fileMismatch, "wrong hash") { _ = try store.importArtifact(from: source) }
+        assertError(.fileMismatch, "wrong hash") { _ = try store.importBundle(from: source) }
         XCTAssertEqual(try FileManager.default.contentsOfDirectory(atPath: imported.path), [])
     }
 
@@ -84,9 +84,77 @@ final class ArtifactTests: XCTestCase {
         assertError(.artifact, "no bundle") { try store.importBundle(from: self.scratch.folder.appending(path: "notes")) }
     }
 
+    func testABundleIsInstalledWholeOrNotAtAll() throws {
+        let bundle = try twoArtifacts()
+        let model = bundle.appending(path: "executorch/model.bin")
+        try Data(repeating: 9, count: 3000).write(to: model)
+        assertError(.fileMismatch, "the second lies") { try store.importBundle(from: bundle) }
+        try assertNothingInstalled()
+        try Data(repeating: 7, count: 3000).write(to: model)
+        var shares: [Double] = []
+        XCTAssertEqual(try store.importBundle(from: bundle) { shares.append($0) }.compactMap(\.artifact).count, 2)
+        XCTAssertEqual(shares, shares.sorted(), "one share of the whole bundle")
+        XCTAssertEqual(shares.last, 1)
+    }
+
+    func testRoomIsLookedForBeforeTheFirstByteIsCopiedForAllArtifacts() throws {
+        let system = try FileManager.default.attributesOfFileSystem(forPath: imported.path)
+        let most = try XCTUnwrap(system[.systemFreeSize] as? NSNumber).intValue / 10 * 6
+        let bundle = try twoArtifacts { manifest in
+            var file = try XCTUnwrap(manifest["files"]?.array?.first?.object)
+            file["bytes"] = .integer(most)
+            manifest["files"] = .array([.object(file)] + (manifest["files"]?.array ?? []).dropFirst())
+        }
+        assertError(.noSpace, "each would fit alone") {
+            try store.importBundle(from: bundle) { _ in XCTFail("copied before there was room for all") }
+        }
+        try assertNothingInstalled()
+    }
+
+    func testAnImportWhoseLastRenameFailsTakesBackWhatItHasInstalled() throws {
+        let bundle = try twoArtifacts()
+        let second = try XCTUnwrap(try store.importBundle(from: bundle).last).directory
+        for entry in store.list() { try store.delete(entry) }
+        let message = assertError(.artifact, "something lies in the way") {
+            try store.importBundle(from: bundle) { _ in
+                try FileManager.default.createDirectory(at: second, withIntermediateDirectories: true)
+            }
+        }
+        XCTAssert(message.contains("nothing was installed"), message)
+        try FileManager.default.removeItem(at: second)
+        try assertNothingInstalled()
+    }
+
+    func testAnArtifactThatWasImportedAloneGetsTheOracleOfItsBundle() throws {
+        let bundle = try twoArtifacts()
+        let alone = try XCTUnwrap(try store.importBundle(from: bundle.appending(path: "coreml")).first).directory
+        let oracle = bundle.appending(path: Oracle.fileName), copy = alone.appending(path: Oracle.fileName)
+        XCTAssertFalse(FileManager.default.fileExists(atPath: copy.path))
+        for text in ["{}", "{\"another\": 1}"] {
+            try Data(text.utf8).write(to: oracle)
+            XCTAssertEqual(try store.importBundle(from: bundle).count, 2)
+            XCTAssertEqual(try String(contentsOf: copy, encoding: .utf8), text)
+        }
+        try FileManager.default.removeItem(at: oracle)
+        try store.importBundle(from: bundle)
+        XCTAssert(FileManager.default.fileExists(atPath: copy.path), "an import without one took it away")
+    }
+
+    func testAnOracleThatIsTooLongIsRefusedByName() throws {
+        let bundle = try twoArtifacts()
+        let oracle = bundle.appending(path: Oracle.fileName)
+        try Data(repeating: 32, count: Oracle.maxBytes + 1).write(to: oracle)
+        XCTAssert(assertError(.oracle, "import") { try store.importBundle(from: bundle) }.contains("oracle.json: "))
+        try assertNothingInstalled()
+        let artifact = try Artifact(at: bundle.appending(path: "coreml"))
+        assertError(.oracle, "beside an artifact") { _ = try Oracle.find(for: artifact) }
+        try FileManager.default.removeItem(at: oracle)
+        XCTAssertNil(try Oracle.find(for: artifact))
+    }
+
     func testAnImportThatIsCancelledLeavesNothing() throws {
         let source = try TinyArtifact.write(to: scratch.folder.appending(path: "usb"))
-        XCTAssertThrowsError(try store.importArtifact(from: source) { _ in throw CancellationError() })
+        XCTAssertThrowsError(try store.importBundle(from: source) { _ in throw CancellationError() })
         XCTAssertEqual(try FileManager.default.contentsOfDirectory(atPath: imported.path), [])
     }
 
@@ -96,7 +164,7 @@ final class ArtifactTests: XCTestCase {
             file["bytes"] = .integer(1 << 40)
             manifest["files"] = .array([.object(file)] + (manifest["files"]?.array ?? []).dropFirst())
         }
-        XCTAssert(assertError(.noSpace, "full") { _ = try store.importArtifact(from: source) }.contains("make room"))
+        XCTAssert(assertError(.noSpace, "full") { _ = try store.importBundle(from: source) }.contains("make room"))
     }
 
     func testWhatAKilledImportLeftIsRemoved() throws {
@@ -104,6 +172,22 @@ final class ArtifactTests: XCTestCase {
             at: imported.appending(path: ".partial-1234"), withIntermediateDirectories: true)
         XCTAssertEqual(store.list().count, 0)
         store.cleanUp()
+        XCTAssertEqual(try FileManager.default.contentsOfDirectory(atPath: imported.path), [])
+    }
+
+    // MARK: What the tests are made of
+
+    private func twoArtifacts(change: (inout JSONObject) throws -> Void = { _ in }) throws -> URL {
+        let bundle = scratch.folder.appending(path: "usb")
+        try TinyArtifact.write(to: bundle.appending(path: "coreml"), change: change)
+        try TinyArtifact.write(to: bundle.appending(path: "executorch")) { manifest in
+            manifest["backend"] = "executorch"
+            try change(&manifest)
+        }
+        return bundle
+    }
+
+    private func assertNothingInstalled() throws {
         XCTAssertEqual(try FileManager.default.contentsOfDirectory(atPath: imported.path), [])
     }
 }

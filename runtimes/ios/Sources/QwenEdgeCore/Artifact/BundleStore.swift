@@ -13,11 +13,12 @@ public struct Installed: Identifiable, Sendable {
 
 /// The artifacts on this device: those copied into `shared` by a computer, and those that were imported.
 ///
-/// An import is complete or invisible: files arrive in a hidden directory, are compared with their hashes on the way, and
-/// one rename makes the artifact appear. Files that a computer copied are compared before their first use.
+/// An import is complete or invisible, a bundle's as a whole: files arrive in hidden directories, are compared with their
+/// hashes on the way, and renames at the end make the artifacts appear. Files that a computer copied are compared before their first use.
 public struct BundleStore: Sendable {
-    private static let partial = ".partial-"
     private static let spareBytes = 64 * 1024 * 1024
+    /// Beyond any device: a sum of many promises must not overflow.
+    private static let mostBytes = 1 << 60
 
     private let imported: URL
     private let shared: [URL]
@@ -47,43 +48,26 @@ public struct BundleStore: Sendable {
         try seen.write(to: note)
     }
 
-    /// Copy the artifact in a folder, or every artifact of the bundle in it.
-    public func importBundle(from folder: URL, onProgress: (Double) throws -> Void = { _ in }) throws {
+    /// Copy the artifact in a folder, or the artifacts of the bundle in it: every one of them, or none.
+    @discardableResult
+    public func importBundle(from folder: URL, onProgress: (Double) throws -> Void = { _ in }) throws -> [Installed] {
         let isArtifact = FileManager.default.fileExists(atPath: folder.appending(path: Manifest.fileName).path)
         let sources = isArtifact ? [folder] : artifactDirectories(folder)
         guard !sources.isEmpty else {
             throw EdgeError(.artifact, "\(folder.lastPathComponent): no \(Manifest.fileName) in it; choose the folder of a bundle")
         }
-        for source in sources { _ = try importArtifact(from: source, onProgress: onProgress) }
-    }
-
-    /// Copy an artifact from outside the app. Nothing of it is believed before it was checked.
-    public func importArtifact(
-        from source: URL, onProgress: (Double) throws -> Void = { _ in }
-    ) throws -> Installed {
-        let bytes = try readBytes(source.appending(path: Manifest.fileName), atMost: Manifest.maxBytes)
-        let manifest = try readManifest(bytes)
-        let target = imported.appending(path: directoryName(manifest))
-        if FileManager.default.fileExists(atPath: target.path) { return installed(target, below: imported) }
-        let hidden = imported.appending(path: Self.partial + manifest.sha256)
-        try FileManager.default.createDirectory(at: hidden, withIntermediateDirectories: true)
-        defer { try? FileManager.default.removeItem(at: hidden) }
-        try checkSpace(manifest)
-        do {
-            try copy(manifest, from: source, to: hidden, onProgress)
-            try copyOracle(beside: source, to: hidden)
-            try Data(bytes).write(to: hidden.appending(path: Manifest.fileName))
-            try FileManager.default.moveItem(at: hidden, to: target)
-        } catch let error as CocoaError where error.code == .fileWriteOutOfSpace {
-            throw EdgeError(.noSpace, "the device is full; make room and import \(manifest.model) again")
+        var arrivals: [Arrival] = []
+        for source in sources {
+            let arrival = try Arrival(from: source, into: imported)
+            if !arrivals.contains(where: { $0.target == arrival.target }) { arrivals.append(arrival) }
         }
-        return installed(target, below: imported)
+        return try install(arrivals, onProgress)
     }
 
     /// Remove what an import that was killed has left.
     public func cleanUp() {
         let found = try? FileManager.default.contentsOfDirectory(at: imported, includingPropertiesForKeys: nil)
-        for place in found ?? [] where place.lastPathComponent.hasPrefix(Self.partial) {
+        for place in found ?? [] where place.lastPathComponent.hasPrefix(Arrival.prefix) {
             try? FileManager.default.removeItem(at: place)
         }
     }
@@ -92,44 +76,57 @@ public struct BundleStore: Sendable {
         try FileManager.default.removeItem(at: entry.directory)
     }
 
-    private func copy(
-        _ manifest: Manifest, from source: URL, to target: URL, _ onProgress: (Double) throws -> Void
-    ) throws {
+    private func install(_ arrivals: [Arrival], _ onProgress: (Double) throws -> Void) throws -> [Installed] {
+        let known = arrivals.filter(\.isInstalled), new = arrivals.filter { !$0.isInstalled }
+        try FileManager.default.createDirectory(at: imported, withIntermediateDirectories: true)
+        defer { new.forEach { $0.cleanUp() } }
+        try checkSpace(new)
+        do {
+            try copyAll(new, onProgress)
+            for arrival in new { try arrival.seal() }
+            for arrival in known { try arrival.addOracle() }
+            try moveAll(new)
+        } catch let error as CocoaError where error.code == .fileWriteOutOfSpace {
+            throw EdgeError(.noSpace, "the device is full; make room and import \(names(arrivals)) again")
+        }
+        return arrivals.map { installed($0.target, below: imported) }
+    }
+
+    private func copyAll(_ arrivals: [Arrival], _ onProgress: (Double) throws -> Void) throws {
+        let total = Double(max(1, arrivals.reduce(0) { $0 + $1.manifest.totalBytes }))
         var done = 0
-        for entry in manifest.files {
-            let place = target.appending(path: entry.path), original = source.appending(path: entry.path)
-            guard lengthOfFile(original) == entry.bytes else {
-                throw EdgeError(.fileMismatch, "\(entry.path) is missing or of another length; copy the bundle anew")
-            }
-            try FileManager.default.createDirectory(
-                at: place.deletingLastPathComponent(), withIntermediateDirectories: true)
-            try Data().write(to: place)
-            let file = try FileHandle(forWritingTo: place)
-            defer { try? file.close() }
-            let found = try digest(of: original, copyingTo: file) { count in
+        for arrival in arrivals {
+            try arrival.copyAll { count in
                 done += count
-                try onProgress(Double(done) / Double(manifest.totalBytes))
-            }
-            guard found.bytes == entry.bytes, found.sha256 == entry.sha256 else {
-                throw EdgeError(.fileMismatch, "\(entry.path) differs from what its manifest promises; copy it anew")
+                try onProgress(Double(done) / total)
             }
         }
     }
 
-    /// What the bundle expects its artifacts to answer, by which the app checks them on this device.
-    private func copyOracle(beside source: URL, to target: URL) throws {
-        for folder in [source, source.deletingLastPathComponent()] {
-            let place = folder.appending(path: Oracle.fileName)
-            guard let length = lengthOfFile(place), length <= Oracle.maxBytes else { continue }
-            return try FileManager.default.copyItem(at: place, to: target.appending(path: Oracle.fileName))
+    /// One rename makes an artifact appear; where one fails, those before it are taken back.
+    private func moveAll(_ arrivals: [Arrival]) throws {
+        var moved: [Arrival] = []
+        do {
+            for arrival in arrivals {
+                try arrival.move()
+                moved.append(arrival)
+            }
+        } catch {
+            moved.forEach { $0.takeBack() }
+            throw EdgeError(
+                .artifact, "the import failed (\(error.localizedDescription)); nothing was installed, try again")
         }
     }
 
-    private func checkSpace(_ manifest: Manifest) throws {
+    private func checkSpace(_ arrivals: [Arrival]) throws {
         let system = try? FileManager.default.attributesOfFileSystem(forPath: imported.path)
-        let wanted = manifest.totalBytes + Self.spareBytes
-        guard let free = (system?[.systemFreeSize] as? NSNumber)?.intValue, free < wanted else { return }
-        throw EdgeError(.noSpace, "\(manifest.model) needs \(wanted) bytes, \(free) are free; make room")
+        let wanted = arrivals.reduce(Self.spareBytes) { min($0 + $1.manifest.totalBytes, Self.mostBytes) }
+        guard !arrivals.isEmpty, let free = (system?[.systemFreeSize] as? NSNumber)?.intValue, free < wanted else { return }
+        throw EdgeError(.noSpace, "\(names(arrivals)) needs \(wanted) bytes, \(free) are free; make room")
+    }
+
+    private func names(_ arrivals: [Arrival]) -> String {
+        Set(arrivals.map(\.manifest.model)).sorted().joined(separator: " and ")
     }
 
     private func installed(_ directory: URL, below root: URL) -> Installed {
@@ -162,9 +159,5 @@ public struct BundleStore: Sendable {
             let changed = (found[.modificationDate] as? Date)?.timeIntervalSinceReferenceDate ?? 0
             return "\(place.path) \(entry.bytes) \(changed)"
         }.joined(separator: "\n")
-    }
-
-    private func directoryName(_ manifest: Manifest) -> String {
-        [manifest.model, manifest.scheme, manifest.backend, String(manifest.sha256.prefix(8))].joined(separator: "-")
     }
 }

@@ -6,7 +6,7 @@ import Foundation
 /// where it was made, but not the device's own compiler.
 public struct Oracle: Equatable, Sendable {
     public static let fileName = "oracle.json"
-    static let maxBytes = 16 * 1024 * 1024
+    public static let maxBytes = 16 * 1024 * 1024
     private static let format = 1
 
     /// The best ids after one position with their logits, and the log of the sum over the vocabulary.
@@ -28,6 +28,25 @@ public struct Oracle: Equatable, Sendable {
     public let expected: [Expected]
     public let toleranceKind: ToleranceKind
     public let tolerance: Double
+
+    /// The oracle in an artifact's folder or beside it; nil where there is none, or where it speaks of others only.
+    public static func find(for artifact: Artifact) throws -> Oracle? {
+        for folder in [artifact.directory, artifact.directory.deletingLastPathComponent()] {
+            guard let place = try file(in: folder) else { continue }
+            if let found = try Oracle(try readBytes(place, atMost: maxBytes), for: artifact.manifest) { return found }
+        }
+        return nil
+    }
+
+    /// The oracle's file in a folder, nil where there is none. Ignored for its size, it would let a model answer as it likes.
+    static func file(in folder: URL) throws -> URL? {
+        let place = folder.appending(path: fileName)
+        guard let length = lengthOfFile(place) else { return nil }
+        guard length <= maxBytes else {
+            throw EdgeError(.oracle, "\(fileName): \(length) bytes, more than the \(maxBytes) it may have; copy the bundle again")
+        }
+        return place
+    }
 
     /// The oracle of one artifact in these bytes; nil where it speaks of others only.
     public init?(_ bytes: [UInt8], for manifest: Manifest) throws {
