@@ -24,7 +24,9 @@
             compiled = folder.appending(path: "compiled")
             let system = ProcessInfo.processInfo.operatingSystemVersion
             ways = WayFinder(
-                folder: folder.appending(path: "ways"), system: "\(system.majorVersion).\(system.minorVersion).\(system.patchVersion)")
+                folder: folder.appending(path: "ways"),
+                system: "\(system.majorVersion).\(system.minorVersion).\(system.patchVersion)",
+                app: Bundle.main.object(forInfoDictionaryKey: "CFBundleVersion") as? String ?? "0")
         }
 
         /// The newest model specification that this system reads.
@@ -39,7 +41,7 @@
             let packages = description.packages
             let places = try CompiledPackages(in: compiled).places(of: packages + (tower.map { [$0] } ?? []), artifact)
             let candidates = Self.candidates(description)
-            return try ways.open(artifact, ways: candidates.map(\.name), oracle: try oracle(of: artifact)) { name in
+            return try ways.open(artifact, ways: candidates.map(\.name), oracle: try Oracle.find(for: artifact)) { name in
                 let way = candidates.first { $0.name == name }!
                 let layout = description.layout(way.layout)!
                 let runner = try CoreMLRunner(
@@ -58,16 +60,6 @@
             return units.flatMap { units, name in
                 description.layouts.map { Way(layout: $0.name, units: units, unitsName: name) }
             }
-        }
-
-        /// The oracle beside the artifact or inside it.
-        private func oracle(of artifact: Artifact) throws -> Oracle? {
-            let folders = [artifact.directory, artifact.directory.deletingLastPathComponent()]
-            for place in folders.map({ $0.appending(path: Oracle.fileName) }) {
-                guard let data = try? Data(contentsOf: place) else { continue }
-                if let found = try Oracle(Array(data), for: artifact.manifest) { return found }
-            }
-            return nil
         }
     }
 #endif

@@ -161,7 +161,6 @@ final class StateBytesTests: XCTestCase {
 
 final class WayFinderTests: XCTestCase {
     private var scratch: Scratch!
-    private var finder: WayFinder { WayFinder(folder: scratch.folder, system: "18.4") }
 
     override func setUpWithError() throws { scratch = try Scratch() }
 
@@ -200,6 +199,29 @@ final class WayFinderTests: XCTestCase {
         XCTAssertEqual(opened, ["outside"])
     }
 
+    func testAnotherVersionOfTheAppGivesEveryWayAnotherChance() throws {
+        assertError(.oracle, "no way") { _ = try self.open(["cpu"]) { _ in try self.engine(isRight: false) } }
+        var opened: [String] = []
+        assertError(.oracle, "still none") {
+            _ = try self.open(["cpu"]) { way in
+                opened.append(way)
+                return try self.engine(isRight: true)
+            }
+        }
+        XCTAssertEqual(opened, [])
+        XCTAssertEqual(try open(["cpu"], app: "2") { _ in try self.engine(isRight: true) }.name, "right")
+    }
+
+    func testANoteThatIsEmptyOrHalfWrittenSaysNothing() throws {
+        assertError(.oracle, "no way") { _ = try self.open(["cpu"]) { _ in try self.engine(isRight: false) } }
+        let names = try FileManager.default.contentsOfDirectory(atPath: scratch.folder.path)
+        let note = scratch.folder.appending(path: try XCTUnwrap(names.first { $0.hasSuffix(".json") }))
+        for text in ["", "{\"chosen\": nu"] {
+            try Data(text.utf8).write(to: note)
+            XCTAssertEqual(try open(["cpu"]) { _ in try self.engine(isRight: true) }.name, "right")
+        }
+    }
+
     func testWhereNoWayAnswersRightTheReasonsAreTold() throws {
         let message = assertError(.oracle, "no way") {
             _ = try self.open(["inside", "cpu"]) { way in
@@ -229,10 +251,10 @@ final class WayFinderTests: XCTestCase {
     }
 
     private func open(
-        _ ways: [String], system: String = "18.4", _ make: (String) throws -> any Engine
+        _ ways: [String], system: String = "18.4", app: String = "1", _ make: (String) throws -> any Engine
     ) throws -> any Engine {
         let artifact = try Artifact(at: try TinyArtifact.write(to: scratch.folder.appending(path: ".tiny")))
-        let finder = WayFinder(folder: scratch.folder, system: system)
+        let finder = WayFinder(folder: scratch.folder, system: system, app: app)
         return try finder.open(artifact, ways: ways, oracle: try oracle(), open: make)
     }
 

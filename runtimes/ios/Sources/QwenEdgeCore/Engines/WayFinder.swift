@@ -14,12 +14,13 @@ public struct WayFinder: Sendable {
     }
 
     private let folder: URL
-    private let system: String
+    private let versions: String
 
-    /// `system` is the version of the operating system: after an update every way has another chance.
-    public init(folder: URL, system: String) {
+    /// `system` is the version of the operating system, `app` that of the app: after an update of either every way has another
+    /// chance, for another compiler may be right and another app may judge otherwise.
+    public init(folder: URL, system: String, app: String) {
         self.folder = folder
-        self.system = system
+        versions = "\(system)-\(app)".replacingOccurrences(of: "/", with: "_")
     }
 
     /// The engine of the first way that answers right; `open` makes one. Without an oracle the first way that opens is
@@ -28,7 +29,7 @@ public struct WayFinder: Sendable {
         _ artifact: Artifact, ways: [String], oracle: Oracle?, open: (String) throws -> any Engine
     ) throws -> any Engine {
         guard let oracle else { return try open(ways[0]) }
-        let place = folder.appending(path: "\(artifact.manifest.sha256)-\(system).json")
+        let place = folder.appending(path: "\(artifact.manifest.sha256)-\(versions).json")
         var note = read(place)
         if let died = note.trying { note.failed[died] = "it ended the app" }
         note.trying = nil
