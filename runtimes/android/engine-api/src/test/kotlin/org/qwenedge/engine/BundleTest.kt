@@ -40,7 +40,8 @@ class BundleTest {
 
     @Test
     fun `an import with a byte that differs installs nothing`() {
-        val error = assertFailsWith<FileMismatchException> { phone.store.importBundle(outside.spoil("model.onnx", "WEIGHTS").asSource()) }
+        val source = outside.spoil("model.onnx", "WEIGHTS").asSource()
+        val error = assertFailsWith<FileMismatchException> { phone.store.importBundle(source) }
         assertContains(error.message!!, "model.onnx differs")
         assertNothingInstalled()
     }
@@ -67,7 +68,8 @@ class BundleTest {
 
     @Test
     fun `an import without a manifest, or with a file missing, says so`() {
-        assertContains(assertFailsWith<FileMismatchException> { phone.store.importBundle({ null }) }.message!!, "choose the folder that holds it")
+        val empty = assertFailsWith<FileMismatchException> { phone.store.importBundle({ null }) }
+        assertContains(empty.message!!, "choose the folder that holds it")
         val artifact = outside.apply { directory.resolve("model.onnx").delete() }
         val error = assertFailsWith<FileMismatchException> { phone.store.importBundle(artifact.asSource()) }
         assertContains(error.message!!, "model.onnx is missing")
