@@ -186,7 +186,7 @@ TABLE: dict[str, BadInput] = {
     ),
     "unknown method": BadInput(
         act=lambda at: run(at, method="magic"),
-        error=UnknownNameError, what="unknown", where="method", found="'magic'", next="mse, rtn",
+        error=UnknownNameError, what="unknown", where="method", found="'magic'", next="mse, recovered, rtn",
     ),
     "unknown backend": BadInput(
         act=lambda at: run(at, backends=("tflite",)),
