@@ -70,7 +70,7 @@ def chunk(step: Step) -> tuple[Value, Value]:
     between = mul(exp(matmul(sums, mul(log_decay, later))), sums)
     from_start = exp(matmul(sums, log_decay))
     keys = transpose(k, [0, 1, 3, 2])
-    system = mul(mul(matmul(mul(k, beta), keys), between), later)
+    system = mul(matmul(mul(k, beta), keys), between)
     reads = matmul(concat([k, q], axis=2), step.state)
     predicted, remembered = split(reads, [tokens, tokens], axis=2)
     target = mul(sub(v, mul(predicted, from_start)), beta)
@@ -83,16 +83,19 @@ def chunk(step: Step) -> tuple[Value, Value]:
 
 
 def invert_unit_lower(system: Value) -> Value:
-    """The inverse of I + L for strictly lower triangular L (1, H, T, T), T a power of two."""
+    """The inverse of I + L (1, H, T, T), T a power of two, where L is what of `system` lies below the diagonal.
+
+    Masks are whole constants: Core AI multiplies two that follow each other itself, and names what it makes at random.
+    """
     tokens = shape_of(system)[-1]
     blocks = np.arange(tokens)
-    negative = mul(mul(system, _matrix(_same(blocks // BASE))), -1.0)
+    negative = mul(system, _matrix(-np.tril(_same(blocks // BASE), -1)))
     inverse = add(_matrix(np.eye(tokens)), negative)
     # (I + N)(I + N^2), all of the series where N^4 is zero
     inverse = add(inverse, matmul(inverse, matmul(negative, negative)))
     size = BASE
     while size < tokens:
-        coupling = mul(system, _matrix(_same(blocks // (2 * size)) - _same(blocks // size)))
+        coupling = mul(system, _matrix(np.tril(_same(blocks // (2 * size)) - _same(blocks // size), -1)))
         inverse = sub(inverse, matmul(inverse, matmul(coupling, inverse)))
         size *= 2
     return inverse

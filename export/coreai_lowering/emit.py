@@ -231,7 +231,7 @@ def _causal_conv(emitter: Emitter, args: list[Any], node: fx.Node) -> Any:  # no
     kept, channels = state.shape[1:]
     joined = math.concat([emitter.inputs[state.name], math.cast(x, state.element)], axis=1)  # (1, kept + T, C)
     wide = math.cast(joined, WIDE)
-    taps = math.split(emitter.plain(weight), [1] * (kept + 1), axis=0)  # (1, C) each
+    taps = [emitter.plain(tap) for tap in weight.rows]  # (1, C) each
     out = math.mul(math.rows(wide, 0, emitter.tokens, axis=1), taps[0])
     for tap in range(1, kept + 1):
         out = math.add(out, math.mul(math.rows(wide, tap, emitter.tokens, axis=1), taps[tap]))

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,10 @@ from coreai.authoring.graph_builder import GraphOp
 STATE = "MutableBuffers.buffer_mutation"  # on an input: the output that the runtime writes back into it
 PROGRAM, HASH, METADATA = "main.mlirb", "main.hash", "metadata.json"
 NIBBLES = 2
+ALIGNMENT = 64  # bytes
+MOST_INLINE = 128  # elements; more lie behind the program
+# by content, what the module whose block is open holds
+_HELD: ContextVar[dict[str, Any]] = ContextVar("held")
 
 Value = Any  # an operator's result; the bindings have no types
 Array = npt.NDArray[Any]
@@ -43,8 +48,12 @@ class Port:
 def new_module() -> Iterator[Any]:
     """An empty module, to add functions to inside the block; Core AI's own rewriting runs as the block ends."""
     module = Module.create()
-    with module:
-        yield module
+    token = _HELD.set({})
+    try:
+        with module:
+            yield module
+    finally:
+        _HELD.reset(token)
     _forget_places(module)
 
 
@@ -104,11 +113,21 @@ def constant(array: Array) -> Value:
 def held(array: Array, element: str | None = None) -> Any:
     """The array's values in the module's own memory, to `place` in one function or several.
 
-    4-bit codes come as bytes and are packed. What is large is named by its content and written once.
+    4-bit codes come as bytes and are packed. What is large is named by its content and written once; Core AI would name
+    it so too, by a hash that is another in each process.
     """
     kind = element or array.dtype.name
-    data = pack_nibbles(array) if kind.endswith("int4") else np.ascontiguousarray(array)
-    return create_elements_attr(ir.Location.unknown(), tensor_type(array.shape, kind), np.atleast_1d(data))
+    found = tensor_type(array.shape, kind)
+    data = np.atleast_1d(pack_nibbles(array) if kind.endswith("int4") else np.ascontiguousarray(array))
+    small = array.size <= MOST_INLINE and not kind.endswith("int4")
+    if small or (data == data.flat[0]).all():
+        return create_elements_attr(ir.Location.unknown(), found, data)
+    name = f"data_{hashlib.sha256(str(found).encode() + data.tobytes()).hexdigest()[:32]}"
+    held_here = _HELD.get()
+    if name not in held_here:
+        buffer: Any = data
+        held_here[name] = ir.DenseResourceElementsAttr.get_from_buffer(buffer, name, found, alignment=ALIGNMENT)
+    return held_here[name]
 
 
 def place(attribute: Any) -> Value:

@@ -30,6 +30,17 @@ class Weight:
     def num_bytes(self) -> int:
         return prod(self.shape) * BITS[self.element] // 8
 
+    @property
+    def rows(self) -> list["Weight"]:
+        """Each row as a weight of its own; a constant that Core AI splits is named at random."""
+        return [self._row(row) for row in range(self.shape[0])]
+
+    def _row(self, row: int) -> "Weight":
+        def make() -> Array:
+            return self.make().reshape(self.shape)[row : row + 1]
+
+        return Weight(name=f"{self.name}.{row}", shape=(1, *self.shape[1:]), element=self.element, make=make)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Matrix:
