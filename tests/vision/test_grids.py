@@ -22,9 +22,7 @@ def test_a_tower_has_the_grids_that_the_context_has_room_for() -> None:
 
 def test_a_context_too_short_for_the_smallest_grid_is_refused_before_any_work() -> None:
     small = replace(FAMILY, min_pixels=TOKEN_PIXELS, max_pixels=63 * TOKEN_PIXELS)
-    with pytest.raises(
-        SpecError, match=r"63 tokens of this context.*the smallest grid.*has 64; use a longer"
-    ):
+    with pytest.raises(SpecError, match=r"63 tokens of this context.*the smallest grid.*has 64; use a longer"):
         with_grids(small, None)
 
 
