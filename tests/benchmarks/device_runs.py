@@ -25,7 +25,7 @@ def warm_case(name: str = "warm", **changes: Any) -> CaseFile:
 def protocol(**changes: Any) -> record.Protocol:
     """A protocol that waits for nothing."""
     settings: dict[str, Any] = {"prompt_tokens": (len(PROMPT),), "new_tokens": NEW_TOKENS, "warm_ups": 1, "repeats": 2}
-    limits: dict[str, Any] = {"sustained_s": 0, "settle_s": 0, "sample_hz": 0, "timeout_s": 60}
+    limits: dict[str, Any] = {"sustained_s": 0, "settle_s": 0, "sample_hz": 0, "timeout_s": 600}
     return record.Protocol(**{**settings, **limits, **changes})
 
 
