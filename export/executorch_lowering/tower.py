@@ -14,11 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
-from export.capture import capture, fake_tensors
 from export.checkpoint import VISION_PREFIX
 from export.decoder import Recipe
 from export.errors import LoweringError
@@ -29,41 +28,24 @@ from export.executorch_lowering.program import ProgramBuilder
 from export.executorch_lowering.tensors import Dynamic, Element, Value
 from export.executorch_lowering.translate import _flatten, _getitem, _split, _unflatten
 from export.executorch_lowering.xnnpack import Blob, Weights
+from export.vision.capture import capture_tower
 from export.vision.config import VisionConfig
 from export.vision.request import VisionRequest
-from export.vision.tower import VisionTower
 from export.vision.weights import TowerWeights
 
 METHOD = "vision_encoder"  # the name by which ExecuTorch's MultimodalRunner finds it
 PATCH_EMBED = "patch_embed.proj"
-TRACED_TOKENS = 6
 
 
 def write_encoder(program: ProgramBuilder, request: VisionRequest, origin: str) -> Value:
     """Write the method; `origin` is a hash of the checkpoint. Returns its output, (1, n, out_hidden_size + 4)."""
     image = read_image(program, request.config, request.images)
-    with fake_tensors():
-        tower = VisionTower(request.config, request.weights.form, request.weights.activations)
-        captured = _capture(tower)
+    captured = capture_tower(request.weights)
     translation = TowerTranslation(program, TowerMatrices(program, request.weights, origin), image)
-    features = translation.run(captured, tower.recipes())
+    features = translation.run(captured.program, captured.tower.recipes())
     rows = program.open_region().concatenate([features, *image.places], -1)
     program.require(rows)
     return rows
-
-
-def _capture(tower: VisionTower) -> ExportedProgram:
-    vision = tower.config
-    patches = vision.merge_size**2 * Dim("tokens", min=1, max=1 << 20)
-    count, half = vision.merge_size**2 * TRACED_TOKENS, vision.head_dim // 2
-    args = (
-        torch.zeros(1, count, vision.patch_dim),
-        torch.zeros(count, 4, dtype=torch.int64),
-        torch.zeros(count, 4),
-        torch.zeros(count, half),
-        torch.zeros(count, half),
-    )
-    return capture(tower, args, ({1: patches}, {0: patches}, {0: patches}, {0: patches}, {0: patches}))
 
 
 @dataclass(frozen=True)

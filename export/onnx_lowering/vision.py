@@ -18,9 +18,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from torch import fx
-from torch.export import Dim
 
-from export.capture import capture, fake_tensors
 from export.decoder import Matrix, Recipe
 from export.onnx_lowering.data import DataFile
 from export.onnx_lowering.initializers import (
@@ -33,13 +31,13 @@ from export.onnx_lowering.initializers import (
 from export.onnx_lowering.profile_newest import PROFILE as TEXT_PROFILE
 from export.onnx_lowering.translate import MICROSOFT, Emit, Emitter, Value, translate
 from export.onnx_lowering.vision_positions import emit_positions
+from export.vision.capture import capture_tower
 from export.vision.config import VisionConfig
 from export.vision.tower import VisionTower
 from export.vision.weights import TowerWeights
 
 EMBEDDING_FILE, TOWER_FILE = "embedding.onnx", "vision.onnx"
 IR_VERSION = 10
-TRACED_TOKENS = 6
 ZERO_POINT = 128
 TOP = 127.0
 TINY = 1e-30  # an all-zero patch would divide by zero
@@ -105,9 +103,8 @@ def write_embedding(weights: Mapping[str, Initializer], vision: VisionConfig, pa
 def write_tower(weights: TowerWeights, data: DataFile, path: Path) -> None:
     """Write `vision.onnx`: patches and the grid of one image to its features."""
     vision = weights.vision
-    with fake_tensors():
-        tower = VisionTower(vision, weights.form)
-        program = _capture(tower)
+    captured = capture_tower(weights)
+    program, tower = captured.program, captured.tower
     emitter = Emitter()
     patches = _input("pixel_values", ir.DataType.FLOAT, ["patches", vision.patch_dim])
     grid = _input("image_grid_thw", ir.DataType.INT64, [1, 3])
@@ -127,20 +124,6 @@ def write_tower(weights: TowerWeights, data: DataFile, path: Path) -> None:
     )
     _declare(features, "image_features", ["image_tokens", vision.out_hidden_size])
     _save(emitter, [patches, grid], features, path)
-
-
-def _capture(tower: VisionTower) -> torch.export.ExportedProgram:
-    vision = tower.config
-    patches = vision.merge_size**2 * Dim("tokens", min=1, max=1 << 20)
-    count = vision.merge_size**2 * TRACED_TOKENS
-    args = (
-        torch.zeros(1, count, vision.patch_dim),
-        torch.zeros(count, 4, dtype=torch.int64),
-        torch.zeros(count, 4),
-        torch.zeros(count, vision.head_dim // 2),
-        torch.zeros(count, vision.head_dim // 2),
-    )
-    return capture(tower, args, ({1: patches}, {0: patches}, {0: patches}, {0: patches}, {0: patches}))
 
 
 def _initializers(tower: VisionTower, source: TowerSource) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The tower's graph, captured once for any grid, and the walk that every lowering makes over it."""
+"""The tower's graph, captured once for any grid, and the walk that the Apple lowerings make over it."""
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
