@@ -145,17 +145,9 @@ def _write_seeing(
 
 
 def _vision(request: VisionRequest) -> Vision:
-    config = request.config
-    return Vision(
-        tower_file=MODEL_FILE,
-        embedding_file=MODEL_FILE,
-        format=str(request.weights.form),
-        hidden_size=config.out_hidden_size + COORDINATES,
-        image_token_id=config.image_token_id,
-        vision_start_token_id=config.vision_start_token_id,
-        vision_end_token_id=config.vision_end_token_id,
-        images=request.images,
-    )
+    """Rows of both kinds carry positions behind the model's channels."""
+    written = request.written(MODEL_FILE, MODEL_FILE)
+    return replace(written, hidden_size=written.hidden_size + COORDINATES)
 
 
 class _Text(nn.Module):

@@ -8,15 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from torch import Tensor
 
 from export import catalog
-from export.decoder import Activations, Decoder
+from export.decoder import Activations
 from export.errors import UnsupportedSchemeError
 from export.manifest import Hashes, artifact_manifest, file_entries, write_unsealed
-from export.materialize import load
 from export.models.tiny.reading import CANVASES, HELD_OUT, QUESTION, draw_word
 from export.parity import record_reference
 from export.pipeline import quantize, read_inputs
@@ -24,11 +21,8 @@ from export.plan import make_plan
 from export.progress import Silent
 from export.quantized import QuantizedCheckpoint
 from export.spec import ExportSpec
-from export.state import zero_state
 from export.text_files import copy_text_files
-from export.vision.positions import patch_positions
 from export.vision.request import VisionRequest
-from export.vision.weights import load_tower
 from runtimes.artifact import Artifact
 from runtimes.chat import expand_images, user_message
 from runtimes.errors import ImageError, SnapshotError
@@ -38,12 +32,13 @@ from runtimes.template import load_template
 from runtimes.tokenizer import load_tokenizer
 from runtimes.verify import Subject, _views
 from runtimes.vision.fed import FedSeeingRunner
-from runtimes.vision.positions import TokenGrid, next_position, position_rows
+from runtimes.vision.positions import TokenGrid
 from runtimes.vision.prepare import prepared
 from runtimes.vision.prompt import SeenImage, make_prompt
 from runtimes.vision.spec import PatchedImage
 from tests.fixtures import TINY
 from tests.subjects import request
+from tests.vision.eager import Eager
 
 STEPS, CONTEXT = 32, 256
 NEEDS = {"coreml": "coremltools", "coreai": "coreai"}
@@ -93,42 +88,6 @@ def runner(made: Made) -> Iterator[FedSeeingRunner]:
     found.close()
 
 
-class Eager:
-    """The same codes in eager torch, which rounds no inputs, as the formats do."""
-
-    def __init__(self, made: Made) -> None:
-        self.decoder = load(
-            Decoder(made.store.config, made.store.layout, CONTEXT, Activations()), made.store, CONTEXT
-        ).eval()
-        self.vision = made.vision
-        self.tower = load_tower(made.vision.weights)
-        self.state = zero_state(made.store.config, CONTEXT)
-        self.place, self.position = 0, 0
-
-    @torch.no_grad()
-    def see(self, image: PatchedImage) -> SeenImage:
-        at = patch_positions(self.vision.config, image.height, image.width)
-        found = self.tower.encode(torch.from_numpy(image.patches), at)
-        return SeenImage(
-            features=found.numpy(), grid=TokenGrid(height=image.height // 2, width=image.width // 2), digest=""
-        )
-
-    @torch.no_grad()
-    def forward(self, tokens: Sequence[int], images: Sequence[SeenImage] = ()) -> Tensor:
-        ids = np.array(tokens, dtype=np.int64)
-        image_token = self.vision.config.image_token_id
-        rows = position_rows(ids, image_token, [image.grid for image in images], self.position)
-        embedded = self.decoder.embed.rows(torch.from_numpy(ids)[None])
-        if images:
-            features = np.concatenate([image.features for image in images])
-            embedded[0, torch.from_numpy(ids == image_token)] = torch.from_numpy(features)
-        start = torch.tensor([self.place])
-        logits, self.state = self.decoder.run(embedded, torch.from_numpy(rows)[:, None], start, self.state, True)
-        self.place += len(tokens)
-        self.position = next_position(rows, self.position)
-        return logits[0, -1]
-
-
 def pictures(count: int) -> list[Any]:
     """A word that the tower can read, and a photo's ratio, which a grid has to be found for."""
     blocks = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
@@ -169,7 +128,8 @@ def follow(images: int, made: Made, runner: FedSeeingRunner) -> list[int]:
     second = load_tokenizer(made.artifact.tokenizer_file).encode(NEXT)
     given = prepared(pictures(images), runner.vision.images)
     assert {(image.height, image.width) for image in given} <= {(2, 4), (6, 8)}
-    oracle, seen = Eager(made), [runner.see(image) for image in given]
+    oracle = Eager(made.store, made.vision.weights, Activations(), CONTEXT)  # the formats round no inputs
+    seen = [runner.see(image) for image in given]
     eyes = [oracle.see(image) for image in given]
     for found, wanted in zip(seen, eyes, strict=True):
         assert np.abs(found.features - wanted.features).max() < 2e-3 * np.abs(wanted.features).max()

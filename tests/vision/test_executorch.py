@@ -10,32 +10,28 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from export.backends import executorch as backend
-from export.decoder import Decoder
-from export.materialize import load
 from export.models.tiny.reading import CANVASES, HELD_OUT, QUESTION, draw_word
 from export.pipeline import export
 from export.progress import Silent
 from export.quantized import QuantizedCheckpoint
 from export.schemes import INT8_ROW
-from export.state import zero_state
 from export.vision.positions import patch_positions
 from export.vision.request import VisionRequest, tower_bytes
-from export.vision.weights import load_tower
+from export.vision.weights import TowerWeights, load_tower
 from runtimes.artifact import Artifact
 from runtimes.errors import ImageError, RuntimeFailedError, SnapshotError
 from runtimes.executorch import ExecutorchSeeingRunner, load_runner
 from runtimes.template import load_template
 from runtimes.tokenizer import load_tokenizer
-from runtimes.vision.positions import TokenGrid, next_position, position_rows
 from runtimes.vision.prepare import prepared
 from runtimes.vision.prompt import SeenImage, make_prompt
 from runtimes.vision.spec import PatchedImage
 from tests.exports import small_spec
 from tests.fixtures import TINY
 from tests.subjects import quantized, request
+from tests.vision.eager import Eager
 from tests.vision.towers import tower_weights
 
 STEPS = 32
@@ -106,39 +102,9 @@ def joined(artifact: Artifact, texts: list[list[int]], seen: Sequence[SeenImage]
     return tokens
 
 
-class Eager:
-    """The same codes in eager torch: tower and decoder, each as ExecuTorch rounds."""
-
-    def __init__(self, store: QuantizedCheckpoint) -> None:
-        self.store = store
-        self.decoder = load(Decoder(store.config, store.layout, CONTEXT, backend.ACTIVATIONS), store, CONTEXT).eval()
-        self.weights = replace(tower_weights(TINY, INT8_ROW), activations=backend.TOWER_ACTIVATIONS)
-        self.tower = load_tower(self.weights)
-        self.state = zero_state(self.store.config, CONTEXT)
-        self.place, self.position = 0, 0
-
-    @torch.no_grad()
-    def see(self, image: PatchedImage) -> SeenImage:
-        at = patch_positions(self.weights.vision, image.height, image.width)
-        found = self.tower.encode(torch.from_numpy(image.patches), at)
-        return SeenImage(
-            features=found.numpy(), grid=TokenGrid(height=image.height // 2, width=image.width // 2), digest=""
-        )
-
-    @torch.no_grad()
-    def forward(self, tokens: Sequence[int], images: Sequence[SeenImage] = ()) -> Tensor:
-        ids = np.array(tokens, dtype=np.int64)
-        image_token = self.weights.vision.image_token_id
-        rows = position_rows(ids, image_token, [image.grid for image in images], self.position)
-        embedded = self.decoder.embed.rows(torch.from_numpy(ids)[None])
-        if images:
-            features = np.concatenate([image.features for image in images])
-            embedded[0, torch.from_numpy(ids == image_token)] = torch.from_numpy(features)
-        start = torch.tensor([self.place])
-        logits, self.state = self.decoder.run(embedded, torch.from_numpy(rows)[:, None], start, self.state, True)
-        self.place += len(tokens)
-        self.position = next_position(rows, self.position)
-        return logits[0, -1]
+def tiny_tower() -> TowerWeights:
+    """The tiny model's, as ExecuTorch rounds its inputs."""
+    return replace(tower_weights(TINY, INT8_ROW), activations=backend.TOWER_ACTIVATIONS)
 
 
 def greedy(forward: Callable[[list[int]], Any], logits: Any) -> list[int]:
@@ -159,7 +125,8 @@ def test_our_runner_and_multimodal_runner_choose_the_tokens_of_eager_torch(
     With two, a text and an image are longer than a chunk, and the stock runner gives each in one call.
     """
     endless = without_end(artifact, store, tmp_path)
-    runner, tokenizer, oracle = seeing(endless), load_tokenizer(artifact.tokenizer_file), Eager(store)
+    runner, tokenizer = seeing(endless), load_tokenizer(artifact.tokenizer_file)
+    oracle = Eager(store, tiny_tower(), backend.ACTIVATIONS, CONTEXT)
     given = prepared(pictures(images), runner.vision.images)
     end, *rest = [tokenizer.encode(END), *segments(artifact, 1)]
     turns = [(segments(artifact, images), given), ([tokenizer.encode(NEXT)], []), ([end + rest[0], rest[1]], given[:1])]
@@ -180,7 +147,7 @@ def without_end(artifact: Artifact, store: QuantizedCheckpoint, folder: Path) ->
     vision = artifact.manifest.vision
     assert vision is not None
     images = replace(vision.images, max_pixels=LARGEST)
-    weights = replace(tower_weights(TINY, INT8_ROW), activations=backend.TOWER_ACTIVATIONS)
+    weights = tiny_tower()
     seen = VisionRequest(weights=weights, images=images)
     wanted = replace(request(store, CONTEXT), eos_token_ids=(NEVER,), vision=seen)
     backend.lower(store, wanted, folder, lambda *_: None)
@@ -212,7 +179,7 @@ def in_multimodal_runner(
 
 def test_every_size_of_image_goes_through_the_one_encoder(runner: ExecutorchSeeingRunner) -> None:
     """Also one token, a line, and a column: what depends on the sides is computed from them."""
-    weights = replace(tower_weights(TINY, INT8_ROW), activations=backend.TOWER_ACTIVATIONS)
+    weights = tiny_tower()
     tower = load_tower(weights)
     spec = replace(runner.vision.images, min_pixels=1)
     for down, across in ((1, 1), (1, 9), (7, 1), (4, 6), (8, 8)):

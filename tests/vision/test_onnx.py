@@ -1,16 +1,13 @@
 """An ONNX artifact that sees: image and text in our runner and in stock onnxruntime-genai against eager torch."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from export import catalog
 from export.backends import onnx as backend
@@ -20,19 +17,17 @@ from export.pipeline import export
 from export.plan import make_plan
 from export.progress import Silent
 from export.schemes import FLOAT, INT8_ROW
-from export.state import zero_state
-from export.vision.positions import patch_positions
 from export.vision.request import tower_bytes, tower_format
 from export.vision.weights import load_tower
 from runtimes.artifact import Artifact
 from runtimes.errors import ImageError, SnapshotError
 from runtimes.onnxruntime import OnnxRunner, OnnxSeeingRunner, load_runner
 from runtimes.stock import Turn
-from runtimes.vision.positions import TokenGrid, next_position, position_rows
 from runtimes.vision.prepare import prepared
-from runtimes.vision.prompt import SeenImage, make_prompt
+from runtimes.vision.prompt import make_prompt
 from tests.exports import small_spec
-from tests.subjects import eager, quantized, request
+from tests.subjects import quantized, request
+from tests.vision.eager import Eager
 from tests.vision.towers import seeing_checkpoint, tower_weights
 
 STEPS = 32
@@ -77,45 +72,6 @@ def prompt_tokens(artifact: Artifact, images: int) -> list[int]:
     return [*tokens, 11, 12, 13]
 
 
-class Eager:
-    """The same codes in eager torch: tower and decoder, each as its runtime rounds."""
-
-    def __init__(self, checkpoint: Path, root: Path) -> None:
-        self.store = quantized(checkpoint, root, "int8")
-        self.decoder = eager(self.store, ACTIVATIONS)
-        self.weights = tower_weights(checkpoint, INT8_ROW)
-        self.tower = load_tower(self.weights)
-        self.state = zero_state(self.store.config, CONTEXT)
-        self.place, self.position = 0, 0
-
-    @torch.no_grad()
-    def features(self, artifact: Artifact, pictures: Sequence[NDArray[np.uint8]]) -> list[SeenImage]:
-        vision = artifact.manifest.vision
-        assert vision is not None
-        seen = []
-        for image in prepared(pictures, vision.images):
-            at = patch_positions(self.weights.vision, image.height, image.width)
-            found = self.tower.encode(torch.from_numpy(image.patches), at)
-            grid = TokenGrid(height=image.height // 2, width=image.width // 2)
-            seen.append(SeenImage(features=found.numpy(), grid=grid, digest=""))
-        return seen
-
-    @torch.no_grad()
-    def forward(self, tokens: Sequence[int], images: Sequence[SeenImage] = ()) -> Tensor:
-        ids = np.array(tokens, dtype=np.int64)
-        image_token = self.weights.vision.image_token_id
-        rows = position_rows(ids, image_token, [image.grid for image in images], self.position)
-        embedded = self.decoder.embed.rows(torch.from_numpy(ids)[None])
-        if images:
-            features = np.concatenate([image.features for image in images])
-            embedded[0, torch.from_numpy(ids == image_token)] = torch.from_numpy(features)
-        start = torch.tensor([self.place])
-        logits, self.state = self.decoder.run(embedded, torch.from_numpy(rows)[:, None], start, self.state, True)
-        self.place += len(tokens)
-        self.position = next_position(rows, self.position)
-        return logits[0, -1]
-
-
 def greedy(forward: Any, logits: Any) -> list[int]:
     tokens = []
     for _ in range(STEPS):
@@ -124,18 +80,19 @@ def greedy(forward: Any, logits: Any) -> list[int]:
     return tokens
 
 
-@pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.parametrize("count", [1, 2])
 def test_our_runner_and_genai_choose_the_tokens_of_eager_torch_and_go_on_with_a_text_turn(
-    images: int, artifact: Artifact, checkpoint: Path, runner: OnnxSeeingRunner, tmp_path: Path
+    count: int, artifact: Artifact, checkpoint: Path, runner: OnnxSeeingRunner, tmp_path: Path
 ) -> None:
-    pictures = [picture(seed) for seed in range(images)]
-    tokens, second = prompt_tokens(artifact, images), [21, 22, 23, 24]
-    oracle = Eager(checkpoint, tmp_path / "store")
-    logits = oracle.forward(tokens, oracle.features(artifact, pictures))
-    wanted = greedy(oracle.forward, logits)
+    pictures = [picture(seed) for seed in range(count)]
+    tokens, second = prompt_tokens(artifact, count), [21, 22, 23, 24]
+    store = quantized(checkpoint, tmp_path / "store", "int8")
+    oracle = Eager(store, tower_weights(checkpoint, INT8_ROW), ACTIVATIONS, CONTEXT)
+    images = prepared(pictures, runner.vision.images)
+    wanted = greedy(oracle.forward, oracle.forward(tokens, [oracle.see(image) for image in images]))
     behind = (oracle.place, oracle.position)
     wanted_later = greedy(oracle.forward, oracle.forward(second))
-    seen = [runner.see(image) for image in prepared(pictures, runner.vision.images)]
+    seen = [runner.see(image) for image in images]
     found = greedy(runner.forward, runner.forward_prompt(make_prompt(runner, tokens, seen)))
     assert found == wanted
     assert (runner.position, runner.next_position) == behind
