@@ -17,7 +17,7 @@ from export.quantize._smooth import Smoothed
 from export.quantize.awq_gptq import fold_block
 from export.quantize.awq_gptq import quantize_table as quantize_table
 
-SUMMARY = "awq-gptq, then codes moved by the predictions' gradients: a little text, four times awq-gptq's time"
+SUMMARY = "awq-gptq, then codes moved by the predictions' gradients: text, several times awq-gptq's time"
 NEEDS_CALIBRATION = True
 NEEDS_FLOAT_INPUTS = False  # the float model's flow brings them along with the gradients
 NEEDS_GRADIENTS = True
