@@ -33,7 +33,8 @@ def made(artifact: Artifact, tmp_path_factory: pytest.TempPathFactory) -> RunRec
     cases = [
         warm_case("cold-1", kind="cold", drop_page_cache=True, warm_ups=0, repeats=1),
         warm_case("warm"),
-        warm_case("memory", sample_interval_ms=10, samples=["memory", "cpu"], repeats=20),
+        # long enough that some of its samples fall between the tokens of a generation, on a crowded machine too
+        warm_case("memory", sample_interval_ms=10, samples=["memory", "cpu"], duration_ms=2000),
         warm_case("sustained", kind="sustained", duration_ms=300, sample_interval_ms=50, samples=["cpu"]),
     ]
     record, warnings = run_on(HostDevice(), artifact, tmp_path_factory.mktemp("store") / "s.sqlite", cases)
