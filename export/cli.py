@@ -24,6 +24,7 @@ from export.pipeline import export
 from export.plan import Plan, format_counts, make_plan
 from export.sources import DEFAULT_SOURCE, RANDOM, model_names, read_model_entry, source_names
 from export.spec import (
+    DEFAULT_CALIBRATION_TOKENS,
     DEFAULT_CONTEXT_LENGTH,
     DEFAULT_METHOD,
     DEFAULT_MODALITY,
@@ -120,6 +121,7 @@ def _spec(arguments: argparse.Namespace) -> ExportSpec:
         method=arguments.method,
         group_size=arguments.group_size,
         calibration=_calibration(arguments),
+        calibration_tokens=arguments.calibration_tokens,
         backends=tuple(arguments.backend or ()),
         modality=arguments.modality,
         context_length=arguments.context_length,
@@ -169,6 +171,13 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="what the method learns from: text, or .jsonl with 'text', 'messages' or 'prompt' and 'response' "
         "(default: what the model writes itself)",
+    )
+    add(
+        "--calibration-tokens",
+        type=int,
+        default=DEFAULT_CALIBRATION_TOKENS,
+        metavar="N",
+        help=f"how much of that file it learns from (default: {DEFAULT_CALIBRATION_TOKENS}; more helps guided most)",
     )
     add(
         "--context-length",

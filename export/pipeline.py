@@ -101,6 +101,7 @@ class Inputs:
             checkpoint_hash=self.checkpoint_hash,
             trained=self.resolved.weights == "trained",
             path=self.plan.spec.calibration,
+            wanted=self.plan.spec.calibration_tokens,
         )
 
 

@@ -17,6 +17,9 @@ STATIC_METHOD = "smoothquant"  # for static 8-bit activations, whose grids outli
 TABLE_METHOD = "kmeans"  # of schemes that keep values in tables
 RECOVERED_METHOD = "recovered"  # for what `finetune` trained on its grid
 PLAIN_METHOD = "rtn"  # for 8 bits and floats, which it costs little, and random weights, which have nothing to lose
+DEFAULT_CALIBRATION_TOKENS = 16_384
+MIN_CALIBRATION_TOKENS = 2_048  # fewer say little of a thousand inputs
+MAX_CALIBRATION_TOKENS = 1 << 22
 DEFAULT_CONTEXT_LENGTH = 4096
 DEFAULT_WORKERS = "local"
 MODALITIES = ("text", "image")  # "image": text and images, with the vision tower in the bundle
@@ -44,6 +47,7 @@ class ExportSpec:
     method: str | None = None
     group_size: int | None = None
     calibration: Path | None = None
+    calibration_tokens: int = DEFAULT_CALIBRATION_TOKENS
     backends: tuple[str, ...] = ()
     modality: str = DEFAULT_MODALITY
     context_length: int = DEFAULT_CONTEXT_LENGTH
@@ -56,6 +60,16 @@ class ExportSpec:
                 raise SpecError(f"--{name} is empty; leave it out, or name one (an unset shell variable?)")
         if self.group_size is not None and not 1 <= self.group_size <= MAX_GROUP_SIZE:
             raise SpecError(f"--group-size {self.group_size} is out of range; use 32, 64 or 128")
+        if not MIN_CALIBRATION_TOKENS <= self.calibration_tokens <= MAX_CALIBRATION_TOKENS:
+            raise SpecError(
+                f"--calibration-tokens {self.calibration_tokens} is out of range; use {MIN_CALIBRATION_TOKENS} to "
+                f"{MAX_CALIBRATION_TOKENS}"
+            )
+        if self.calibration is None and self.calibration_tokens != DEFAULT_CALIBRATION_TOKENS:
+            raise SpecError(
+                f"--calibration-tokens {self.calibration_tokens} says how much of a file to read; add "
+                "--calibration FILE"
+            )
         if not MIN_CONTEXT_LENGTH <= self.context_length <= MAX_CONTEXT_LENGTH:
             raise SpecError(
                 f"--context-length {self.context_length} is out of range; use {MIN_CONTEXT_LENGTH} to "

@@ -25,9 +25,7 @@ from export.calibration.files import Document, read_documents
 from export.calibration.prompts import calibration_prompts
 from export.calibration.reading import losses
 from export.calibration.sequences import (
-    MIN_TOKENS,
     SEQUENCE_TOKENS,
-    WANTED_TOKENS,
     Encode,
     Sample,
     as_rows,
@@ -38,7 +36,7 @@ from export.checkpoint_blocks import CheckpointModel
 from export.config import ModelConfig
 from export.errors import CalibrationError, OutputError
 from export.progress import Progress
-from export.spec import digest
+from export.spec import DEFAULT_CALIBRATION_TOKENS, MIN_CALIBRATION_TOKENS, digest
 from export.text_files import TextFiles
 from export.weights import units
 from runtimes.template import ChatTemplate
@@ -70,13 +68,17 @@ class Calibration:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a calibration is made from; `path` is the user's file, `trained` whether the weights are."""
+    """What a calibration is made from; `path` is the user's file, `trained` whether the weights are.
+
+    `wanted` is how many tokens it takes, at most.
+    """
 
     model: CheckpointModel
     text: TextFiles
     checkpoint_hash: str
     trained: bool
     path: Path | None = None
+    wanted: int = DEFAULT_CALIBRATION_TOKENS
 
     @property
     def kind(self) -> Kind:
@@ -90,7 +92,7 @@ class Request:
             source = user_cache.file_sha256(self.path)
         else:
             source = digest([calibration_prompts(), hashlib.sha256("".join(default_texts()).encode()).hexdigest()])
-        return [VERSION, self.kind, source, SEQUENCE_TOKENS, WANTED_TOKENS]
+        return [VERSION, self.kind, source, SEQUENCE_TOKENS, self.wanted]
 
 
 def tokens_hash(tokens: Tensor) -> str:
@@ -148,10 +150,11 @@ def _from_file(request: Request, progress: Progress) -> Tensor:
         progress.note(
             f"calibration: {made.cut} of {made.documents} documents were cut to {SEQUENCE_TOKENS} tokens each"
         )
-    if made.tokens.numel() < MIN_TOKENS:
+    if made.tokens.numel() < MIN_CALIBRATION_TOKENS:
         raise CalibrationError(
             f"--calibration {request.path}: {made.tokens.numel()} tokens in whole sequences of {SEQUENCE_TOKENS}, "
-            f"fewer than the {MIN_TOKENS} that say anything; give more text ({WANTED_TOKENS} tokens are read at most)"
+            f"fewer than the {MIN_CALIBRATION_TOKENS} that say anything; give more text ({request.wanted} tokens are "
+            "read at most)"
         )
     if request.trained:
         refuse_unreadable(request.path, *losses(request.model, made.tokens))
@@ -162,7 +165,8 @@ def _documents_sample(request: Request, documents: list[Document]) -> Sample:
     assert request.path is not None
     source = request.text.chat_template
     template = None if source is None else ChatTemplate(source)
-    return sample([one.render(template, request.path) for one in documents], request.text.encoder())
+    texts = [one.render(template, request.path) for one in documents]
+    return sample(texts, request.text.encoder(), request.wanted)
 
 
 def refuse_unreadable(path: Path, model_nats: float, table_nats: float) -> None:
@@ -198,12 +202,12 @@ def _recall(kept: Path) -> list[int] | None:
 
 
 def _written(request: Request, progress: Progress) -> list[int]:
-    """WANTED_TOKENS ids: answers first, the rest prose if the model can read it, else drawn from the model."""
+    """As many ids as are wanted: answers first, the rest prose if the model can read it, else drawn from the model."""
     encode = request.text.encoder()
     ids = _answers(request, encode, progress)
-    room = WANTED_TOKENS - len(ids)
+    room = request.wanted - len(ids)
     if room < SEQUENCE_TOKENS:
-        return ids[:WANTED_TOKENS]
+        return ids[: request.wanted]
     prose = sample(default_texts(), encode, room).tokens
     model_nats, table_nats = losses(request.model, prose)
     if model_nats < table_nats:

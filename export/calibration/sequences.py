@@ -12,11 +12,11 @@ from pydoc_data.topics import topics
 import torch
 from torch import Tensor
 
+from export.spec import DEFAULT_CALIBRATION_TOKENS
+
 SEQUENCE_TOKENS = 512
-WANTED_TOKENS = 16_384
-MIN_TOKENS = 2_048  # fewer say little of a thousand inputs
 PASSAGES = 32  # of a long text
-DOCUMENT_TOKENS = WANTED_TOKENS // PASSAGES
+DOCUMENT_TOKENS = DEFAULT_CALIBRATION_TOKENS // PASSAGES
 DOCUMENT_CHARACTERS = 8 * DOCUMENT_TOKENS  # more than that many tokens hold in any language: tokenizing has an end
 
 Encode = Callable[[str], list[int]]
@@ -31,7 +31,7 @@ class Sample:
     cut: int
 
 
-def sample(texts: Sequence[str], encode: Encode, wanted: int = WANTED_TOKENS) -> Sample:
+def sample(texts: Sequence[str], encode: Encode, wanted: int = DEFAULT_CALIBRATION_TOKENS) -> Sample:
     """About `wanted` tokens of the texts; fewer where they hold fewer."""
     pieces = passages(texts[0]) if len(texts) == 1 else list(texts)
     pieces = sorted(dict.fromkeys(pieces), key=lambda text: hashlib.sha256(text.encode()).digest())

@@ -2,16 +2,20 @@
 
 A layer's own output error, which awq_gptq makes small, treats all outputs alike; the model does not. Here an error is
 weighed by what it does to the predictions (`_curvature`), and codes are moved with the rows of a matrix seen together
-(`_kronecker`), from awq_gptq's folds and its rounding. What YAQA (Tseng et al. 2025) and GuidedQuant (Kim et al. 2025)
+(`_kronecker`), from awq_gptq's folds and a rounding that spreads errors over rows as well (`_both_sides`), or
+awq_gptq's own where that is better. What YAQA (Tseng et al. 2025) and GuidedQuant (Kim et al. 2025)
 do, with scales and codes of the usual grid.
 """
+
+from functools import partial
 
 from torch import Tensor
 
 from export.blocks import BlockResult, BlockTask
 from export.quantize import Codes
+from export.quantize._both_sides import spread_errors
 from export.quantize._curvature import Curvature, block_curvature
-from export.quantize._kronecker import improve, metric_of
+from export.quantize._kronecker import improve, loss, metric_of
 from export.quantize._least_squares import Target, fit, plain_target
 from export.quantize._smooth import Smoothed
 from export.quantize.awq_gptq import fold_block
@@ -42,7 +46,9 @@ def _quantize(task: BlockTask, folded: Smoothed, unit: str, curvature: Curvature
     inputs = _divided(curvature.inputs, folded.columns.get(unit))
     outputs = _divided(curvature.outputs, folded.rows.get(unit))
     metric = metric_of(weight, inputs, gram, outputs)
-    return improve(metric, fit(Target(wanted=weight, gram=metric.inputs), form), form)
+    by_row = fit(Target(wanted=weight, gram=metric.inputs), form)
+    by_both = spread_errors(metric, by_row.scales, form)
+    return improve(metric, min(by_row, by_both, key=partial(loss, metric)), form)
 
 
 def _divided(moment: Tensor, factors: Tensor | None) -> Tensor:

@@ -20,6 +20,7 @@ from export.checkpoint import Checkpoint
 from export.checkpoint_blocks import CheckpointModel, FloatWeights
 from export.config import parse_config
 from export.errors import CalibrationError, SpecError
+from export.models.tiny.corpus import read_book
 from export.plan import make_plan
 from export.progress import Silent
 from export.spec import ExportSpec
@@ -190,15 +191,34 @@ def test_drawn_text_depends_on_the_seed_alone(tiny: Request) -> None:
     assert drawn(1) != drawn(2)
 
 
+def test_as_much_of_a_file_is_read_as_is_asked_for(tiny: Request, tmp_path: Path) -> None:
+    file = tmp_path / "book.txt"
+    file.write_text("\n\n".join(read_book().train[:60]), encoding="utf-8")
+    asked = replace(tiny, path=file, wanted=20_480)
+    found = calibrate(asked, Noting())
+    assert found.tokens.shape == (20_480 // SEQUENCE_TOKENS, SEQUENCE_TOKENS)
+    less = calibrate(replace(tiny, path=file), Noting())
+    assert torch.equal(found.tokens[: len(less.tokens)], less.tokens)
+    assert asked.identity() != replace(tiny, path=file).identity()
+
+
+@pytest.mark.parametrize(
+    ("count", "message"), [(100, "is out of range; use 2048 to"), (20_480, "add --calibration FILE")]
+)
+def test_a_number_of_tokens_that_can_mean_nothing_is_named(count: int, message: str, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=f"--calibration-tokens {count}.*{message}"):
+        ExportSpec(target="android", out=tmp_path, calibration_tokens=count)
+
+
 def test_a_model_writes_its_own_text_once_and_keeps_it(
     tiny: Request, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(calibration, "ANSWER_TOKENS", 2)
-    monkeypatch.setattr(calibration, "WANTED_TOKENS", 3072)
     monkeypatch.setattr(calibration, "calibration_prompts", lambda: calibration_prompts()[:8])
+    asked = replace(tiny, wanted=3072)
     progress = Noting()
-    first = calibrate(tiny, progress)
+    first = calibrate(asked, progress)
     assert first.kind == "answers"
     assert first.tokens.shape == (6, SEQUENCE_TOKENS)
     assert "the model cannot read the prose" in progress.notes[0], "tiny has never seen such text"
@@ -207,7 +227,7 @@ def test_a_model_writes_its_own_text_once_and_keeps_it(
     (kept,) = user_cache.directory("calibration").glob("*.json")
     assert torch.equal(as_rows(json.loads(kept.read_text())), first.tokens)
     again = Noting()
-    assert calibrate(tiny, again).sha256 == first.sha256
+    assert calibrate(asked, again).sha256 == first.sha256
     assert len(again.notes) == 1, "it was written again"
 
 
