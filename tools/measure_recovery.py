@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument(
         "--method", default=DEFAULT_START, help=f"the default recipe's method (default: {DEFAULT_START})"
     )
+    parser.add_argument("--kind", choices=("qat", "codes"), default="qat", help="what training changes (default: qat)")
     parser.add_argument("--steps", type=int, default=DEFAULT_STEPS)
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--out", type=Path, required=True, help="where the recovered checkpoint goes")
@@ -60,7 +61,7 @@ def main() -> None:
 def measure(arguments: argparse.Namespace, progress: Progress) -> dict[str, object]:
     """Losses of round-to-nearest, the default recipe and QAT, and the share of the default's that QAT removed."""
     spec = FinetuneSpec(
-        kind="qat",
+        kind=arguments.kind,
         model="tiny",
         out=arguments.out,
         method=arguments.method,

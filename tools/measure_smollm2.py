@@ -24,7 +24,8 @@ from torch import Tensor
 from export.blocks import BlockResult
 from export.cli import Bars
 from export.finetune.any_model import results_of, start_of, subject_of
-from export.finetune.qat import QatStudent
+from export.finetune.qat import CodesStudent, QatStudent
+from export.finetune.spec import LEARNING_RATES
 from export.finetune.train import Recipe, SavedState, train
 from export.progress import Silent
 from export.quality.subjects import unit_bytes
@@ -45,7 +46,6 @@ FINER = Format(bits=4, group_size=32)
 EIGHT = Format(bits=8, group_size=32)
 PRICED_TOKENS = 4096
 PRICED_LENGTH = 128
-RATE = 0.01
 Results = Mapping[str, BlockResult]
 
 
@@ -114,9 +114,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--method", default=DEFAULT_METHOD, help=f"what quantizes (default: {DEFAULT_METHOD})")
     parser.add_argument("--priced-by", help="method whose prices the layout is found by (default: --method)")
     parser.add_argument("--more-bytes", type=float, default=0.0, help="percent above uniform that search may use")
-    parser.add_argument("--steps", type=int, default=0, help="of training, 1024 tokens each (default: none)")
+    parser.add_argument("--steps", type=int, default=0, help="of training (default: none)")
     parser.add_argument("--data", type=Path, help="text to train on (default: --calibration)")
-    parser.add_argument("--learning-rate", type=float, default=RATE, help=f"in steps of the grid (default: {RATE})")
+    parser.add_argument("--train", choices=("weights", "codes"), default="weights", help="what training changes")
+    parser.add_argument("--batch", type=int, default=4, help="sequences of 256 tokens a step (default: 4)")
+    parser.add_argument("--learning-rate", type=float, help="as of `finetune --qat` and `--codes` (default: theirs)")
     parser.add_argument("--text", type=Path, help="judge on this file (default: held-out chapters of a book)")
     parser.add_argument("--eval-tokens", type=int, default=20480)
     parser.add_argument("--work-dir", type=Path, default=Path("build/compare-methods"))
@@ -209,13 +211,15 @@ def trained(work: Work, given: argparse.Namespace, formats: Mapping[str, Format]
     assert isinstance(work.subject.model, TransformersModel)
     start, _ = work.quantized(formats)
     trainee = subject_of(work.subject.model)
-    student = QatStudent(trainee, start_of(trainee, start, formats, {EMBEDDING: work.table}))
+    student_of = QatStudent if given.train == "weights" else CodesStudent
+    student = student_of(trainee, start_of(trainee, start, formats, {EMBEDDING: work.table}))
     data = given.data or given.calibration
     ids = torch.tensor(work.subject.encode(data.read_text(encoding="utf-8")))
     tokens = ids[: len(ids) // compare.SEQUENCE_TOKENS * compare.SEQUENCE_TOKENS].view(-1, compare.SEQUENCE_TOKENS)
-    recipe = Recipe(steps=given.steps, learning_rate=given.learning_rate)
+    rate = given.learning_rate or LEARNING_RATES["qat" if given.train == "weights" else "codes"]
+    recipe = Recipe(steps=given.steps, learning_rate=rate, batch=given.batch)
     key = json.dumps(
-        [compare.digest(tokens), compare.digest(work.learned), given.more_bytes, given.steps, recipe.learning_rate]
+        [compare.digest(tokens), compare.digest(work.learned), given.more_bytes, given.train, *vars(recipe).values()]
     )
     saved = SavedState(file=work.options.work_dir / "training.pt", key=key)
     with Bars(quiet=False) as progress:

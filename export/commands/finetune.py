@@ -10,7 +10,7 @@ from export.finetune.spec import DEFAULT_RANK, DEFAULT_START, DEFAULT_STEPS, LEA
 from export.sources import DEFAULT_SOURCE, source_names
 from export.spec import DEFAULT_MODEL, DEFAULT_SCHEME
 
-SUMMARY = "Recover what quantization lost: train the weights through their rounding (QAT), or adapters over it (QLoRA)."
+SUMMARY = "Recover what quantization lost: train weights through their rounding (QAT), codes, or adapters (QLoRA)."
 EXAMPLES = """\
 examples:
   QAT of the tiny model at 4 bits in groups of 64, on text that it makes up itself, then the export of what came out:
@@ -18,6 +18,8 @@ examples:
     python -m export --target android --checkpoint build/tiny-qat --group-size 64
   your own text, a fifth of the loss following it and the rest the float model:
     python -m export finetune --qat --checkpoint ./my-model --data chat.jsonl --nll 0.2 --steps 2000 --out ./my-qat
+  a method's codes moved one by one where text says surely that it pays, with scales: gentle, for short training:
+    python -m export finetune --codes --method guided --checkpoint ./my-model --data text.txt --out ./my-codes
   adapters over frozen 4-bit weights, merged into the checkpoint, or left beside it for others to load:
     python -m export finetune --qlora --checkpoint ./my-model --data chat.jsonl --nll 1 --out ./my-lora
     python -m export finetune --qlora --keep-adapters --checkpoint ./my-model --data chat.jsonl --nll 1 --out ./my-lora
@@ -30,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument("--qat", action="store_true", help="train every quantized matrix through its rounding")
+    kind.add_argument("--codes", action="store_true", help="move the codes themselves by one, and train their scales")
     kind.add_argument("--qlora", action="store_true", help="train low-rank adapters over frozen quantized matrices")
     add("--model", metavar="NAME", help=f"a model of the catalog (default: the checkpoint's, else {DEFAULT_MODEL})")
     add("--checkpoint", metavar="PATH", help="a local checkpoint directory")
@@ -57,8 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--learning-rate",
         type=float,
         metavar="X",
-        help=f"in steps of the grid for QAT (default: {LEARNING_RATES['qat']}), plain for QLoRA "
-        f"(default: {LEARNING_RATES['qlora']})",
+        help=f"in steps of the grid for QAT (default: {LEARNING_RATES['qat']}), the share of codes that move at a step "
+        f"(default: {LEARNING_RATES['codes']}), plain for QLoRA (default: {LEARNING_RATES['qlora']})",
     )
     add(
         "--nll",
@@ -80,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.out:
         raise SpecError("--out is empty; name a directory (an unset shell variable?)")
     spec = FinetuneSpec(
-        kind="qat" if arguments.qat else "qlora",
+        kind="qat" if arguments.qat else "codes" if arguments.codes else "qlora",
         out=Path(arguments.out),
         model=arguments.model,
         checkpoint=arguments.checkpoint,

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from export.finetune.start import Start
 from export.finetune.subject import Subject
+from export.finetune.train import Adam, Optimizer
 from export.operators import dequantize
 from export.quantize import Codes
 from export.weights import EMBEDDING, HEAD
@@ -53,8 +54,8 @@ class LoraStudent:
         with self._model.disable_adapter():
             yield
 
-    def after_step(self) -> None:
-        """Nothing to keep in range."""
+    def optimizer(self, learning_rate: float) -> Optimizer:
+        return Adam(self.trainable(), learning_rate)
 
     def trainable(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.subject.module.parameters() if parameter.requires_grad]

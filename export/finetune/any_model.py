@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from export.blocks import BlockResult
-from export.finetune.qat import QatStudent
+from export.finetune.qat import CodesStudent, QatStudent
 from export.finetune.start import Start, begin
 from export.finetune.subject import Subject
 from export.operators import dequantize
@@ -64,7 +64,7 @@ def start_of(
     )
 
 
-def results_of(student: QatStudent, before: Mapping[str, BlockResult]) -> dict[str, BlockResult]:
+def results_of(student: QatStudent | CodesStudent, before: Mapping[str, BlockResult]) -> dict[str, BlockResult]:
     """The blocks as trained."""
     codes = student.codes()
     return {

@@ -20,7 +20,7 @@ from export.config import ModelConfig, parse_config
 from export.errors import SpecError
 from export.finetune.adapters import LoraStudent
 from export.finetune.data import TrainingData, own_text, user_text
-from export.finetune.qat import QatStudent
+from export.finetune.qat import CodesStudent, QatStudent
 from export.finetune.recovered import read_provenance, write_recovered
 from export.finetune.spec import FinetuneSpec
 from export.finetune.start import Start, start_from
@@ -149,8 +149,10 @@ def _train(
     return provenance
 
 
-def _student(spec: FinetuneSpec, subject: Subject, start: Start) -> QatStudent | LoraStudent:
-    return QatStudent(subject, start) if spec.kind == "qat" else LoraStudent(subject, start, spec.rank, spec.seed)
+def _student(spec: FinetuneSpec, subject: Subject, start: Start) -> QatStudent | CodesStudent | LoraStudent:
+    if spec.kind == "qlora":
+        return LoraStudent(subject, start, spec.rank, spec.seed)
+    return QatStudent(subject, start) if spec.kind == "qat" else CodesStudent(subject, start)
 
 
 def starting_codes(spec: FinetuneSpec, base: Base, progress: Progress) -> QuantizedCheckpoint:

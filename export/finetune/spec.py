@@ -9,11 +9,11 @@ from export.errors import SpecError
 from export.sources import DEFAULT_SOURCE
 from export.spec import DEFAULT_METHOD, DEFAULT_SCHEME, digest
 
-Kind = Literal["qat", "qlora"]
+Kind = Literal["qat", "codes", "qlora"]
 
 DEFAULT_START = DEFAULT_METHOD
 DEFAULT_STEPS = 900
-LEARNING_RATES = {"qat": 0.01, "qlora": 2e-3}  # steps of the 4-bit grid; LoRA's own scale
+LEARNING_RATES = {"qat": 0.01, "codes": 1.5e-4, "qlora": 2e-3}  # steps of the grid; share of codes a step; LoRA's own
 DEFAULT_RANK = 16
 MAX_STEPS = 10_000_000
 MAX_RANK = 1024
@@ -46,12 +46,14 @@ class FinetuneSpec:
             raise SpecError(
                 f"--learning-rate {self.learning_rate} is not a positive number; leave it out for the default"
             )
+        if self.kind == "codes" and self.rate > 1:
+            raise SpecError(f"--learning-rate {self.rate} is the share of codes that a step may move; use at most 1")
         if not 0 <= self.nll_share <= 1:
             raise SpecError(f"--nll {self.nll_share} is not a share; use 0 (follow the float model) to 1 (the text)")
         if not 1 <= self.rank <= MAX_RANK:
             raise SpecError(f"--rank {self.rank} is out of range; use 1 to {MAX_RANK}")
         if self.keep_adapters and self.kind != "qlora":
-            raise SpecError("--keep-adapters goes with --qlora; QAT trains the weights themselves")
+            raise SpecError("--keep-adapters goes with --qlora; --qat and --codes train the weights themselves")
 
     @property
     def rate(self) -> float:

@@ -10,6 +10,7 @@ from its last save and ends, on a CPU, with the very bits that an undisturbed on
 
 import math
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,13 +41,52 @@ class Student(Protocol):
         """While open, the subject is the float model."""
         ...
 
-    def after_step(self) -> None: ...
-
     def trainable(self) -> list[nn.Parameter]: ...
+
+    def optimizer(self, learning_rate: float) -> "Optimizer":
+        """What moves it by its gradients."""
+        ...
 
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
+
+
+class Optimizer(Protocol):
+    """What a step of training does with the gradients; `factor` of the full rate."""
+
+    def step(self, factor: float) -> None: ...
+
+    def zero_grad(self) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Adam:
+    """AdamW without decay; `after_step` mends what a step must not leave."""
+
+    def __init__(
+        self, parameters: list[nn.Parameter], learning_rate: float, after_step: Callable[[], None] = lambda: None
+    ) -> None:
+        self._rate, self._after_step = learning_rate, after_step
+        self._inner = torch.optim.AdamW(parameters, lr=learning_rate, betas=BETAS, weight_decay=0.0, fused=True)
+
+    def step(self, factor: float) -> None:
+        for group in self._inner.param_groups:
+            group["lr"] = self._rate * factor
+        self._inner.step()
+        self._after_step()
+
+    def zero_grad(self) -> None:
+        self._inner.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._inner.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._inner.load_state_dict(state)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +131,7 @@ def train(
     subject: Subject, student: Student, tokens: Tensor, recipe: Recipe, saved: SavedState, progress: Progress
 ) -> list[float]:
     """Train the student in place and return the loss of every step, nats per token."""
-    optimizer = torch.optim.AdamW(
-        student.trainable(), lr=recipe.learning_rate, betas=BETAS, weight_decay=0.0, fused=True
-    )
+    optimizer = student.optimizer(recipe.learning_rate)
     losses = _resume(student, optimizer, saved)
     batches = Batches(tokens=tokens, size=recipe.batch, seed=recipe.seed)
     step_module = _Step(subject, student, recipe)
@@ -101,13 +139,10 @@ def train(
     progress.stage("train", recipe.steps, "step")
     progress.step(_shown(losses), len(losses))
     for step in range(len(losses), recipe.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * rate_factor(step, recipe.steps)
         losses.append(step_module.gradients(batches.of_step(step)))
         _check_finite(losses, student, step)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        student.after_step()
+        optimizer.step(rate_factor(step, recipe.steps))
+        optimizer.zero_grad()
         if (step + 1) % SAVE_EVERY_STEPS == 0:
             _save(student, optimizer, losses, saved)
         progress.step(_shown(losses), 1)
@@ -190,7 +225,7 @@ def _shown(losses: list[float]) -> str:
     return f"loss {losses[-1]:.4f}" if losses else "loss"
 
 
-def _save(student: Student, optimizer: torch.optim.Optimizer, losses: list[float], saved: SavedState) -> None:
+def _save(student: Student, optimizer: Optimizer, losses: list[float], saved: SavedState) -> None:
     content = {
         "key": saved.key,
         "student": student.state_dict(),
@@ -205,7 +240,7 @@ def _save(student: Student, optimizer: torch.optim.Optimizer, losses: list[float
     partial.replace(saved.file)
 
 
-def _resume(student: Student, optimizer: torch.optim.Optimizer, saved: SavedState) -> list[float]:
+def _resume(student: Student, optimizer: Optimizer, saved: SavedState) -> list[float]:
     """Losses of the steps that a killed run of the same key has done; the student and the optimizer as it left them."""
     if not saved.file.exists():
         return []

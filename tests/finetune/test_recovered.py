@@ -12,7 +12,7 @@ from export.checkpoint import Checkpoint, check_tensors
 from export.errors import QuantizationError, SpecError
 from export.finetune import FinetuneError
 from export.finetune.pipeline import finetune
-from export.finetune.qat import QatStudent
+from export.finetune.qat import CodesStudent, QatStudent
 from export.finetune.recovered import PROVENANCE, write_recovered
 from export.finetune.spec import FinetuneSpec
 from export.finetune.subject import load_subject, logits
@@ -28,16 +28,27 @@ from tests.subjects import quantized
 PROSE = "In the beginning the river was small and slow, and the people who lived beside it gave it no name. "
 
 
-@pytest.mark.parametrize("name", ["tied", "untied"])
+@pytest.mark.parametrize(
+    ("name", "student_of", "recipe"),
+    [
+        ("tied", QatStudent, Recipe(steps=5, learning_rate=0.3, batch=2)),
+        ("untied", QatStudent, Recipe(steps=5, learning_rate=0.3, batch=2)),
+        ("tied", CodesStudent, Recipe(steps=20, learning_rate=0.2, batch=2)),
+    ],
+)
 def test_the_export_makes_exactly_the_codes_of_the_last_step(
-    name: str, request: pytest.FixtureRequest, tmp_path: Path
+    name: str,
+    student_of: type[QatStudent] | type[CodesStudent],
+    recipe: Recipe,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
 ) -> None:
     one: Trainee = request.getfixturevalue(name)
     subject = one.subject()
     start = one.start(subject, "awq-gptq")
-    student = QatStudent(subject, start)
+    student = student_of(subject, start)
     saved = SavedState(file=tmp_path / "state.pt", key="")
-    train(subject, student, one.tokens, Recipe(steps=5, learning_rate=0.3, batch=2), saved, Silent())
+    train(subject, student, one.tokens, recipe, saved, Silent())
     out = tmp_path / "out"
     out.mkdir()
     write_recovered(out, one.checkpoint, one.tensors(student.weights(), start), {})
@@ -147,6 +158,7 @@ def test_what_is_wrong_is_named_before_training(
     [
         ({"steps": 0}, "--steps 0 is out of range"),
         ({"learning_rate": float("nan")}, "--learning-rate nan is not a positive number"),
+        ({"kind": "codes", "learning_rate": 2.0}, "--learning-rate 2.0 is the share of codes"),
         ({"nll_share": 1.5}, "--nll 1.5 is not a share"),
         ({"kind": "qlora", "rank": 0}, "--rank 0 is out of range"),
         ({"keep_adapters": True}, "--keep-adapters goes with --qlora"),

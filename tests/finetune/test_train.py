@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from export.finetune import FinetuneError
-from export.finetune.qat import QatStudent
+from export.finetune.qat import CodesStudent, QatStudent
 from export.finetune.subject import logits
 from export.finetune.train import Batches, Recipe, SavedState, rate_factor, train
 from export.progress import Silent
@@ -58,7 +58,7 @@ def trained(trainee: Trainee, file: Path, recipe: Recipe = RECIPE) -> tuple[QatS
     return student, train(subject, student, trainee.tokens, recipe, saved, Silent())
 
 
-def assert_equal(found: QatStudent, expected: QatStudent) -> None:
+def assert_equal(found: torch.nn.Module, expected: torch.nn.Module) -> None:
     for name, value in expected.state_dict().items():
         assert torch.equal(found.state_dict()[name], value), name
 
@@ -80,6 +80,34 @@ def test_training_brings_the_student_nearer_to_the_float_model(
     assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
     assert len(losses) == STEPS
     assert all(parameter.grad is None for parameter in student.trainable()), "gradients are left over"
+
+
+def test_codes_that_move_bring_the_student_nearer_and_are_the_same_whenever_interrupted(
+    tied: Trainee, tmp_path: Path
+) -> None:
+    subject, recipe = tied.subject(), Recipe(steps=40, learning_rate=0.02, batch=2)
+
+    def run(file: Path, steps: int) -> tuple[CodesStudent, list[float]]:
+        student = CodesStudent(subject, tied.start(subject))
+        saved = SavedState(file=file, key="one")
+        return student, train(subject, student, tied.tokens, recipe, saved, InterruptAt(steps))
+
+    expected, losses = run(tmp_path / "undisturbed.pt", 2 * recipe.steps)
+    assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "state.pt", recipe.steps - 3)
+    again, found = run(tmp_path / "state.pt", 2 * recipe.steps)
+    assert found == losses
+    assert_equal(again, expected)
+
+
+def test_a_student_of_codes_begins_at_the_methods_own(tied: Trainee) -> None:
+    subject = tied.subject()
+    start = tied.start(subject)
+    found = CodesStudent(subject, start).codes()
+    for unit, matrix in start.matrices.items():
+        assert torch.equal(found[unit].codes, matrix.codes().codes), unit
+        assert torch.equal(found[unit].scales, matrix.codes().scales), unit
 
 
 def test_an_interrupted_run_ends_with_the_bits_of_an_undisturbed_one(tied: Trainee, tmp_path: Path) -> None:
