@@ -23,6 +23,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--method": {"metavar": "NAME", "help": "how weights are rounded"},
     "--group-size": {"metavar": "N", "help": "weights that share a scale"},
     "--calibration": {"metavar": "FILE", "help": "what the method learns from: text, or .jsonl"},
+    "--calibration-tokens": {"metavar": "N", "help": "how much of that file it learns from"},
     "--backend": {"metavar": "NAME", "action": "append", "help": "onnx, executorch ...; repeatable"},
     "--modality": {"metavar": "NAME", "help": "text or image"},
     "--context-length": {"metavar": "TOKENS", "help": "longest conversation"},
