@@ -44,6 +44,14 @@ class FakeQuantized(nn.Module):
         return weight
 
     @torch.no_grad()
+    def held(self) -> Codes:
+        """The codes and scales of the present values as they stand, whether or not they could be read back."""
+        top = largest_code(self.form)
+        scales = bfloat16_scales(self.bound * self.unit / top)
+        codes = (self.values * self.unit / scales).round().clamp(-top - 1, top)
+        return Codes(codes.flatten(1).to(torch.int8), scales.squeeze(-1))
+
+    @torch.no_grad()
     def codes(self) -> Codes:
         """The codes of the present values, as the export reads them back."""
         return read_back(self(), self.form)[0]

@@ -76,7 +76,7 @@ class CodesStudent(_Student[MovedMatrix]):
 
     def __init__(self, subject: Subject, start: Start) -> None:
         matrices = {
-            unit: MovedMatrix(matrix.codes(), matrix.form).to(subject.device) for unit, matrix in start.matrices.items()
+            unit: MovedMatrix(matrix.held(), matrix.form).to(subject.device) for unit, matrix in start.matrices.items()
         }
         super().__init__(subject, matrices, start.floats)
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from export.finetune.code_moves import MovedMatrix
 from export.finetune.start import CELL, begin
 from export.operators import dequantize
 from export.quantize import Codes, rtn
@@ -32,6 +33,15 @@ def test_the_first_codes_are_the_methods_own_and_a_step_that_moves_nothing_keeps
             assert torch.equal(matrix.codes().codes, codes)
             assert torch.equal(matrix.codes().scales, found.scales)
             matrix.keep_in_range_()
+
+
+def test_codes_that_could_not_be_read_back_are_held_as_they_are() -> None:
+    found = rounded(weights())
+    small = Codes(found.codes // 4, found.scales)  # none reaches the upper half of the grid
+    held = begin(weights(), small.codes, small.scales, FORM).held()
+    assert torch.equal(held.codes, small.codes)
+    assert torch.equal(held.scales, small.scales)
+    assert torch.equal(MovedMatrix(held, FORM)(), dequantize(small.codes, small.scales))
 
 
 def test_weights_start_where_they_were_in_their_cells_but_off_the_borders() -> None:
