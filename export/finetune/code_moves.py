@@ -108,7 +108,7 @@ class CodeMoves:
         self._share = share
         self._means = [torch.zeros_like(matrix.values) for matrix in self._matrices]
         self._squares = [torch.zeros_like(matrix.values) for matrix in self._matrices]
-        self._scale_moments = [torch.zeros(2, *matrix.growth.shape) for matrix in self._matrices]
+        self._scale_moments = [torch.zeros_like(matrix.growth).repeat(2, 1, 1) for matrix in self._matrices]
         self._steps = 0
 
     @torch.no_grad()

@@ -46,9 +46,7 @@ class FakeQuantized(nn.Module):
     @torch.no_grad()
     def held(self) -> Codes:
         """The codes and scales of the present values as they stand, whether or not they could be read back."""
-        top = largest_code(self.form)
-        scales = bfloat16_scales(self.bound * self.unit / top)
-        codes = (self.values * self.unit / scales).round().clamp(-top - 1, top)
+        scales, _, codes = _rounded(self.values * self.unit, self.bound * self.unit, self.form)
         return Codes(codes.flatten(1).to(torch.int8), scales.squeeze(-1))
 
     @torch.no_grad()
@@ -69,9 +67,7 @@ class _FakeQuantize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, groups: Tensor, bound: Tensor, form: Format) -> Tensor:
         top = largest_code(form)
-        scales = bfloat16_scales(bound / top)
-        natural = groups / scales
-        codes = natural.round().clamp_(-top - 1, top)
+        scales, natural, codes = _rounded(groups, bound, form)
         inside = (natural >= -top - 1.5) & (natural <= top + 0.5)
         ctx.save_for_backward(inside, torch.where(inside, codes - natural, codes) / top)
         return (codes * scales).flatten(1)
@@ -81,6 +77,14 @@ class _FakeQuantize(torch.autograd.Function):
         inside, slope = ctx.saved_tensors  # the slope of a dequantized value against the bound
         gradient = gradients[0].view_as(slope)
         return gradient * inside, (gradient * slope).sum(-1, keepdim=True), None
+
+
+def _rounded(groups: Tensor, bound: Tensor, form: Format) -> tuple[Tensor, Tensor, Tensor]:
+    """Scales (rows, groups, 1), values in steps of them, and these rounded to codes."""
+    top = largest_code(form)
+    scales = bfloat16_scales(bound / top)
+    natural = groups / scales
+    return scales, natural, natural.round().clamp_(-top - 1, top)
 
 
 def largest_code(form: Format) -> int:

@@ -55,6 +55,16 @@ def trainee(directory: Path) -> Trainee:
     )
 
 
+def hard_matrix(rows: int = 40, columns: int = 192) -> torch.Tensor:
+    """Rows of very different size, columns with outliers, a zero row and a row with a zero half."""
+    generator = torch.Generator().manual_seed(4)
+    weight = torch.randn(rows, columns, generator=generator) * torch.logspace(-6, 1, rows).unsqueeze(1)
+    weight[:, ::17] *= 30.0
+    weight[3] = 0.0
+    weight[5, : columns // 2] = 0.0
+    return weight
+
+
 @pytest.fixture
 def chat(tmp_path: Path) -> Path:
     """Conversations that the tiny model can read."""

@@ -8,18 +8,9 @@ from export.operators import dequantize
 from export.quantize import Codes, bfloat16_scales, mse
 from export.quantize.recovered import least_reached, read_back
 from export.schemes import INT8_ROW, Format
+from tests.finetune.conftest import hard_matrix
 
 FORMATS = (Format(bits=4, group_size=32), Format(bits=4, group_size=192), INT8_ROW)
-
-
-def hard_matrix(rows: int = 40, columns: int = 192) -> torch.Tensor:
-    """Rows of very different size, columns with outliers, a zero row and a row with a zero half."""
-    generator = torch.Generator().manual_seed(4)
-    weight = torch.randn(rows, columns, generator=generator) * torch.logspace(-6, 1, rows).unsqueeze(1)
-    weight[:, ::17] *= 30.0
-    weight[3] = 0.0
-    weight[5, : columns // 2] = 0.0
-    return weight
 
 
 def trainable(weight: torch.Tensor, form: Format) -> FakeQuantized:
