@@ -15,12 +15,11 @@ from export.calibration.answers import Writing, write
 from export.calibration.files import read_documents
 from export.calibration.prompts import HELD_OUT, PROMPTS, calibration_prompts, held_out_prompts
 from export.calibration.reading import losses
-from export.calibration.sequences import DOCUMENT_TOKENS, SEQUENCE_TOKENS, as_rows, sample
+from export.calibration.sequences import DOCUMENT_TOKENS, SEQUENCE_TOKENS, as_rows, default_texts, sample
 from export.checkpoint import Checkpoint
 from export.checkpoint_blocks import CheckpointModel, FloatWeights
 from export.config import parse_config
 from export.errors import CalibrationError, SpecError
-from export.models.tiny.corpus import read_book
 from export.plan import make_plan
 from export.progress import Silent
 from export.spec import ExportSpec
@@ -193,7 +192,8 @@ def test_drawn_text_depends_on_the_seed_alone(tiny: Request) -> None:
 
 def test_as_much_of_a_file_is_read_as_is_asked_for(tiny: Request, tmp_path: Path) -> None:
     file = tmp_path / "book.txt"
-    file.write_text("\n\n".join(read_book().train[:60]), encoding="utf-8")
+    file.write_text("\n\n".join(default_texts()), encoding="utf-8")
+    tiny = replace(tiny, trained=False)  # it cannot read this text, which is refused otherwise
     asked = replace(tiny, path=file, wanted=20_480)
     found = calibrate(asked, Noting())
     assert found.tokens.shape == (20_480 // SEQUENCE_TOKENS, SEQUENCE_TOKENS)

@@ -1,6 +1,8 @@
 """What a model that sees should say: its tower and its decoder in eager torch, on the codes of an artifact."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +17,8 @@ from export.vision.weights import TowerWeights, load_tower
 from runtimes.vision.positions import TokenGrid, next_position, position_rows
 from runtimes.vision.prompt import SeenImage
 from runtimes.vision.spec import PatchedImage
+
+T = TypeVar("T", int, str)  # tokens, or their texts
 
 
 class Eager:
@@ -53,3 +57,33 @@ class Eager:
         self.place += len(tokens)
         self.position = next_position(rows, self.position)
         return logits[0, -1]
+
+
+@dataclass(frozen=True)
+class Answer(Generic[T]):
+    """Tokens chosen greedily, and by how much each was ahead of the second best, in logits."""
+
+    tokens: list[T]
+    margins: list[float]
+
+    def is_given_by(self, found: Sequence[T], error: float) -> bool:
+        """Whether they are these tokens, at least until two were nearer to each other than twice `error`.
+
+        An integer product's activation codes depend on the processor's rounding, and behind a tie everything differs.
+        """
+        assert len(found) == len(self.tokens)
+        differs = next((at for at, pair in enumerate(zip(found, self.tokens, strict=True)) if pair[0] != pair[1]), None)
+        return differs is None or self.margins[differs] <= 2 * error
+
+
+def greedy(forward: Callable[[list[int]], Any], logits: Any, steps: int, *, feed_last: bool = True) -> Answer[int]:
+    """So many tokens from logits (vocab,) on; a stock runner never feeds the last token of a turn."""
+    tokens: list[int] = []
+    margins: list[float] = []
+    for step in range(steps):
+        second, first = np.sort(np.asarray(logits))[-2:]
+        tokens.append(int(logits.argmax()))
+        margins.append(float(first - second))
+        if feed_last or step < steps - 1:
+            logits = forward([tokens[-1]])
+    return Answer(tokens, margins)

@@ -1,6 +1,6 @@
 """Core ML and Core AI artifacts that see: prompts with images through our runner against eager torch, same codes."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -38,9 +38,10 @@ from runtimes.vision.prompt import SeenImage, make_prompt
 from runtimes.vision.spec import PatchedImage
 from tests.fixtures import TINY
 from tests.subjects import request
-from tests.vision.eager import Eager
+from tests.vision.eager import Eager, greedy
 
 STEPS, CONTEXT = 32, 256
+ERROR = 0.05  # of a logit
 NEEDS = {"coreml": "coremltools", "coreai": "coreai"}
 NEXT = "<|im_end|>\n<|im_start|>user\nAnd what did the old man say?<|im_end|>\n<|im_start|>assistant\n"
 
@@ -102,14 +103,6 @@ def prompt(made: Made, runner: FedSeeingRunner, seen: Sequence[SeenImage]) -> li
     return tokenizer.encode(expand_images(text, seen, tokenizer, runner))
 
 
-def greedy(forward: Callable[[list[int]], Any], logits: Any) -> list[int]:
-    tokens: list[int] = []
-    for _ in range(STEPS):
-        tokens.append(int(logits.argmax()))
-        logits = forward([tokens[-1]])
-    return tokens
-
-
 @pytest.mark.slow  # Apple's runtime takes half a second a step of the tiny model, and there are 128
 def test_one_image_and_a_text_turn_behind_it_get_the_tokens_of_eager_torch(made: Made, runner: FedSeeingRunner) -> None:
     answers = follow(1, made, runner)
@@ -134,11 +127,14 @@ def follow(images: int, made: Made, runner: FedSeeingRunner) -> list[int]:
     for found, wanted in zip(seen, eyes, strict=True):
         assert np.abs(found.features - wanted.features).max() < 2e-3 * np.abs(wanted.features).max()
     tokens = prompt(made, runner, seen)
-    first = greedy(oracle.forward, oracle.forward(tokens, eyes))
-    assert greedy(runner.forward, runner.forward_prompt(make_prompt(runner, tokens, seen))) == first
+    first = greedy(oracle.forward, oracle.forward(tokens, eyes), STEPS)
+    answer = greedy(runner.forward, runner.forward_prompt(make_prompt(runner, tokens, seen)), STEPS).tokens
+    assert first.is_given_by(answer, ERROR)
     assert (runner.position, runner.next_position) == (oracle.place, oracle.position)
-    assert greedy(runner.forward, runner.forward(second)) == greedy(oracle.forward, oracle.forward(second))
-    return first
+    later = greedy(oracle.forward, oracle.forward(second), STEPS)
+    behind = greedy(runner.forward, runner.forward(second), STEPS).tokens
+    assert answer != first.tokens or later.is_given_by(behind, ERROR)
+    return answer
 
 
 def test_pieces_that_cut_an_image_and_a_snapshot_change_nothing(made: Made, runner: FedSeeingRunner) -> None:

@@ -1,7 +1,6 @@
 """An ONNX artifact that sees: image and text in our runner and in stock onnxruntime-genai against eager torch."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -27,10 +26,11 @@ from runtimes.vision.prepare import prepared
 from runtimes.vision.prompt import make_prompt
 from tests.exports import small_spec
 from tests.subjects import quantized, request
-from tests.vision.eager import Eager
+from tests.vision.eager import Eager, greedy
 from tests.vision.towers import seeing_checkpoint, tower_weights
 
 STEPS = 32
+ERROR = 0.05  # of a logit; 0.025 here, where logits have a deviation of 0.4
 CONTEXT = 320  # room for two images of 64 tokens, which is the least that the family allows
 Made = tuple[Path, Artifact]
 
@@ -72,14 +72,6 @@ def prompt_tokens(artifact: Artifact, images: int) -> list[int]:
     return [*tokens, 11, 12, 13]
 
 
-def greedy(forward: Any, logits: Any) -> list[int]:
-    tokens = []
-    for _ in range(STEPS):
-        tokens.append(int(logits.argmax()))
-        logits = forward([tokens[-1]])
-    return tokens
-
-
 @pytest.mark.parametrize("count", [1, 2])
 def test_our_runner_and_genai_choose_the_tokens_of_eager_torch_and_go_on_with_a_text_turn(
     count: int, artifact: Artifact, checkpoint: Path, runner: OnnxSeeingRunner, tmp_path: Path
@@ -89,16 +81,17 @@ def test_our_runner_and_genai_choose_the_tokens_of_eager_torch_and_go_on_with_a_
     store = quantized(checkpoint, tmp_path / "store", "int8")
     oracle = Eager(store, tower_weights(checkpoint, INT8_ROW), ACTIVATIONS, CONTEXT)
     images = prepared(pictures, runner.vision.images)
-    wanted = greedy(oracle.forward, oracle.forward(tokens, [oracle.see(image) for image in images]))
+    wanted = greedy(oracle.forward, oracle.forward(tokens, [oracle.see(image) for image in images]), STEPS)
     behind = (oracle.place, oracle.position)
-    wanted_later = greedy(oracle.forward, oracle.forward(second))
+    wanted_later = greedy(oracle.forward, oracle.forward(second), STEPS)
     seen = [runner.see(image) for image in images]
-    found = greedy(runner.forward, runner.forward_prompt(make_prompt(runner, tokens, seen)))
-    assert found == wanted
+    found = greedy(runner.forward, runner.forward_prompt(make_prompt(runner, tokens, seen)), STEPS).tokens
     assert (runner.position, runner.next_position) == behind
-    assert greedy(runner.forward, runner.forward(second)) == wanted_later
+    later = greedy(runner.forward, runner.forward(second), STEPS).tokens
     runner.close()
-    assert in_genai(artifact, tokens, pictures, second, tmp_path) == [wanted, wanted_later]
+    for turns in ([found, later], in_genai(artifact, tokens, pictures, second, tmp_path)):
+        assert wanted.is_given_by(turns[0], ERROR)
+        assert turns[0] != wanted.tokens or wanted_later.is_given_by(turns[1], ERROR)
 
 
 def in_genai(
