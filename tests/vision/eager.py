@@ -18,7 +18,7 @@ from runtimes.vision.positions import TokenGrid, next_position, position_rows
 from runtimes.vision.prompt import SeenImage
 from runtimes.vision.spec import PatchedImage
 
-T = TypeVar("T", int, str)  # tokens, or their texts
+T = TypeVar("T")
 
 
 class Eager:
