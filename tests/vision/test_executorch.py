@@ -134,7 +134,7 @@ def test_our_runner_and_multimodal_runner_choose_the_tokens_of_eager_torch(
     assert images > 1 or WORD in tokenizer.decode(wanted[0].tokens)
     runner.close()
     check_turns(wanted, found)
-    said = [Answer([tokenizer.token_text(token) for token in turn.tokens], turn.margins) for turn in wanted]
+    said = [Answer([str(tokenizer.token_text(token)) for token in turn.tokens], turn.margins) for turn in wanted]
     check_turns(said, in_multimodal_runner(endless, turns))
 
 
