@@ -108,6 +108,22 @@ class Statistics:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Curvature:
+    """A matrix's two factors, each up to one number: A (in, in) of its inputs, B (out, out) of its outputs."""
+
+    inputs: Tensor
+    outputs: Tensor
+
+
+class CurvatureSource(Protocol):
+    """Where a block's curvature comes from."""
+
+    def of(self, block: Block, units: Sequence[str]) -> dict[str, Curvature]:
+        """The factors of some of a block's matrices."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
 class BlockTask:
     """One block to quantize: formats of its units, and what flows into it (None for a method that needs no data)."""
 
@@ -115,7 +131,7 @@ class BlockTask:
     formats: Mapping[str, Format]
     float_inputs: Tensor | None = None  # (N, T, C), from the float model
     real_inputs: Tensor | None = None  # (N, T, C), from the quantized blocks before
-    output_gradients: Tensor | None = None  # (N, T, C), by what the block puts out for `float_inputs`: export/flow.py
+    curvature: CurvatureSource | None = None  # what errors of the block's matrices cost: export/curvature.py
     seed: int = 0
 
 

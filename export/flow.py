@@ -64,14 +64,12 @@ def make_flow(
 
     `head` reads the table of the logits (rows, C), which is in memory while labels are drawn and not after.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    directory.touch()
-    remove_unused(directory.parent)
+    begin_folder(directory)
     flow = Flow(directory=directory)
     names = list(model.block_names)
     labelled = flow.has(names[-1], "gradients")
     if not labelled or not all(flow.has(name, "inputs") for name in names):
-        last = _run_forward(model, flow, tokens, progress)
+        last = run_forward(model, flow, tokens, progress)
     if not labelled:
         progress("draw labels", 0)
         generator = torch.Generator().manual_seed(SEED)
@@ -80,9 +78,11 @@ def make_flow(
     return flow
 
 
-def flow_bytes(num_blocks: int, hidden_size: int, num_tokens: int) -> int:
-    """What a folder takes: inputs and gradients of every block, and what enters the final norm, float32."""
-    return 4 * (2 * num_blocks + 1) * hidden_size * num_tokens
+def begin_folder(directory: Path) -> None:
+    """Make a folder for work that another run may take up, and remove such as nobody does."""
+    directory.mkdir(parents=True, exist_ok=True)
+    directory.touch()
+    remove_unused(directory.parent)
 
 
 def remove_unused(parent: Path) -> None:
@@ -93,8 +93,8 @@ def remove_unused(parent: Path) -> None:
 
 
 @torch.no_grad()
-def _run_forward(model: BlockModel, flow: Flow, tokens: Tensor, progress: Progress) -> Tensor:
-    """Store what every block reads; return what enters the final norm."""
+def run_forward(model: BlockModel, flow: Flow, tokens: Tensor, progress: Progress) -> Tensor:
+    """Store what every block reads of tokens (N, T), where it is not stored; return what enters the final norm."""
     names = [*model.block_names, LAST]
     done = next((index for index, name in enumerate(names) if not flow.has(name, "inputs")), len(names))
     if done == 0:

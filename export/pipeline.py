@@ -25,7 +25,6 @@ from export.calibration import Calibration, Request, calibrate
 from export.checkpoint import Checkpoint, check_tensors
 from export.checkpoint_blocks import CheckpointModel, FloatWeights
 from export.errors import ParityError, QualityError
-from export.flow import flow_bytes
 from export.manifest import Hashes, artifact_manifest, inputs_hash, is_up_to_date, seal, write_unsealed
 from export.output import (
     OTHER_CACHE,
@@ -41,7 +40,7 @@ from export.plan import Build, Plan, make_plan
 from export.progress import Progress
 from export.quality.report import measure_quality
 from export.quality.texts import cut, default_texts
-from export.quantize_checkpoint import Job, quantize_checkpoint
+from export.quantize_checkpoint import Job, curvature_sizes, quantize_checkpoint
 from export.quantized import QuantizedCheckpoint, members_of
 from export.sources import ResolvedCheckpoint, resolve
 from export.spec import ExportSpec
@@ -374,11 +373,11 @@ def _ending(status: int) -> str:
 def _check_space(inputs: Inputs, build: Build, num_tokens: int) -> None:
     """Both disks must hold what they will get; what is in the cache already is counted again, to be safe."""
     out, cache = inputs.plan.spec.out, user_cache.directory("quantized")
-    config = inputs.plan.config
-    flow = flow_bytes(config.num_layers, config.hidden_size, num_tokens) if inputs.plan.method.needs_gradients else 0
+    sizes = curvature_sizes(inputs.plan.config, num_tokens)
+    beside = sizes.least_bytes if inputs.plan.method.needs_gradients else 0
     needed = {
         out: int(build.model_bytes * SPACE_MARGIN) + inputs.plan.beside_bytes,
-        cache: min(build.model_bytes, inputs.checkpoint_bytes) + flow,
+        cache: min(build.model_bytes, inputs.checkpoint_bytes) + beside,
     }
     check_space(needed, {out: OTHER_OUT, cache: OTHER_CACHE})
 

@@ -8,8 +8,8 @@ the streams, what the method needs; the embedding and the head some rows at a ti
 The real stream starts from float embeddings: their own error is small at 8 bits, and layers that knew of it could not
 be shared by backends that hold tables differently.
 
-A method that asks for gradients gets what the float model's flow holds (export/flow.py), made once for a checkpoint and
-a text and kept beside the blocks: other layouts read it too.
+A method that asks for gradients gets curvature from the float model (export/curvature.py), made once for a checkpoint
+and a text and kept beside the blocks: other layouts read it too.
 """
 
 import hashlib
@@ -25,13 +25,13 @@ import torch
 from torch import Tensor
 
 from export import catalog
-from export.blocks import BlockResult, BlockTask, QuantizeBlock, QuantizeTable, Statistics
+from export.blocks import BlockResult, BlockTask, CurvatureSource, QuantizeBlock, QuantizeTable, Statistics
 from export.calibration import tokens_hash
 from export.checkpoint import Checkpoint
 from export.checkpoint_blocks import CheckpointBlock, CheckpointModel, FloatWeights, block_units
 from export.config import ModelConfig
+from export.curvature import Sizes, make_curvature
 from export.errors import QuantizationError
-from export.flow import Flow, make_flow
 from export.quantize import Codes
 from export.quantized import (
     QuantizedCheckpoint,
@@ -48,7 +48,7 @@ from export.weights import Unit, plain_tensors, units
 
 ROWS_AT_ONCE = 4096
 FLOWS = "flows"  # beside the quantized checkpoints
-FLOW_VERSION = 1  # raise when a flow of the same text comes out otherwise: codes are made anew
+FLOW_VERSION = 2  # raise when gradients or moments of the same text come out otherwise: codes are made anew
 SHARED_MODULE = re.compile(r"^from export\.quantize\.(\w+) import", re.MULTILINE)
 
 Progress = Callable[[str, int], None]  # block name, bytes of checkpoint it was made from
@@ -116,21 +116,32 @@ def quantize_checkpoint(job: Job, root: Path, progress: Progress) -> QuantizedCh
     model = CheckpointModel(weights=FloatWeights(checkpoint=job.checkpoint, config=job.config))
     streams = None if job.tokens is None else Streams(model, store, job.method, job.tokens)
     missing = [name for name in model.block_names if not store.has(name)]
-    flow = _flow(job, model, root / FLOWS, progress) if job.method.needs_gradients and missing else None
+    curvature = _curvature(job, model, root / FLOWS, progress) if job.method.needs_gradients and missing else None
     for block in members_of(job.config):
         if not store.has(block):
-            store.put(block, _make_block(job, model, block, streams, flow, progress))
+            store.put(block, _make_block(job, model, block, streams, curvature, progress))
         store.link(block)
         progress(block, _bytes(job, block))
     return open_quantized(store.directory, job.config, job.layout)
 
 
-def _flow(job: Job, model: CheckpointModel, parent: Path, progress: Progress) -> Flow:
-    """The float model's flow over the job's tokens."""
+def curvature_sizes(config: ModelConfig, num_tokens: int) -> Sizes:
+    """What a text's curvature takes on disk."""
+    return Sizes(
+        shapes=[(unit.out_features, unit.in_features) for unit in units(config) if unit.name.startswith("layers.")],
+        num_blocks=config.num_layers,
+        hidden_size=config.hidden_size,
+        num_tokens=num_tokens,
+    )
+
+
+def _curvature(job: Job, model: CheckpointModel, parent: Path, progress: Progress) -> CurvatureSource:
+    """The float model's curvature over the job's tokens."""
     assert job.tokens is not None
     key = json.dumps([FLOW_VERSION, job.checkpoint_hash, tokens_hash(job.tokens)])
     directory = parent / hashlib.sha256(key.encode()).hexdigest()[:32]
-    return make_flow(model, lambda: model.weights.weight(model.head_unit), job.tokens, directory, progress)
+    sizes = curvature_sizes(job.config, job.tokens.numel())
+    return make_curvature(model, lambda: model.weights.weight(model.head_unit), job.tokens, sizes, directory, progress)
 
 
 class Streams:
@@ -170,7 +181,12 @@ class Streams:
 
 
 def _make_block(
-    job: Job, model: CheckpointModel, block: str, streams: Streams | None, flow: Flow | None, progress: Progress
+    job: Job,
+    model: CheckpointModel,
+    block: str,
+    streams: Streams | None,
+    curvature: CurvatureSource | None,
+    progress: Progress,
 ) -> dict[str, Tensor]:
     """The tensors of a block's file."""
     if block.startswith("layers."):
@@ -178,9 +194,9 @@ def _make_block(
         task = BlockTask(
             block=model.block(block),
             formats={unit.name: job.layout[unit.name] for unit in block_units(job.config, block)},
-            float_inputs=float_inputs if flow is None else flow.inputs(block),
+            float_inputs=float_inputs,
             real_inputs=real_inputs,
-            output_gradients=None if flow is None else flow.gradients(block),
+            curvature=curvature,
         )
         return _layer(job, task)
     statistics = None

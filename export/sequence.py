@@ -4,13 +4,13 @@ A generator: the caller stores each result as it comes, and may stop anywhere. I
 of all calibration tokens twice (float and real), and what the method needs.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from export.blocks import Block, BlockModel, BlockResult, BlockTask, QuantizeBlock
+from export.blocks import Block, BlockModel, BlockResult, BlockTask, CurvatureSource, QuantizeBlock
 from export.errors import QuantizationError
 from export.operators import dequantize
 from export.quantize import Codes
@@ -39,11 +39,11 @@ def quantize_blocks(
     formats: Mapping[str, Format],
     quantize: QuantizeBlock,
     streams: Streams | None,
-    gradients: Callable[[str], Tensor] | None = None,
+    curvature: CurvatureSource | None = None,
 ) -> Iterator[tuple[str, BlockResult]]:
     """Yield each block's name and result in order; without streams the method gets no data.
 
-    `gradients` reads those by a block's outputs, for a method that needs them (export/flow.py).
+    `curvature` is for a method that needs gradients (export/curvature.py).
     """
     for name in model.block_names:
         block = model.block(name)
@@ -54,7 +54,7 @@ def quantize_blocks(
             formats=own,
             float_inputs=inputs[0],
             real_inputs=inputs[1],
-            output_gradients=None if gradients is None else gradients(name),
+            curvature=curvature,
         )
         result = quantize(task)
         yield name, result

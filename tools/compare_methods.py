@@ -28,12 +28,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
-from export.blocks import BlockModel, BlockResult
+from export.blocks import BlockModel, BlockResult, CurvatureSource
 from export.calibration.sequences import default_texts
 from export.checkpoint import Checkpoint
 from export.checkpoint_blocks import CheckpointModel, FloatWeights
 from export.config import parse_config
-from export.flow import make_flow
+from export.curvature import Sizes, make_curvature
 from export.models.tiny.corpus import read_book
 from export.operators import dequantize
 from export.quality.metrics import Estimate, TokenStats, difference, share_removed, summarize
@@ -182,15 +182,26 @@ def quantize(
         sys.stderr.write(f"{method} {step} {time.perf_counter() - start:.0f} s\n")
 
     streams = start_streams(subject.model, tokens, table) if chosen.needs_calibration else None
-    gradients = None
-    if chosen.needs_gradients:
-        folder = options.work_dir / "flows" / f"{options.model}-{digest(tokens)[:16]}"
-        gradients = make_flow(subject.model, lambda: subject.table, tokens, folder, say).gradients
+    curvature = curvature_of(subject, options, tokens, say) if chosen.needs_gradients else None
     results = {}
-    for name, result in quantize_blocks(subject.model, formats, chosen.quantize_block, streams, gradients):
+    for name, result in quantize_blocks(subject.model, formats, chosen.quantize_block, streams, curvature):
         results[name] = result
         say(name)
     return results, time.perf_counter() - start
+
+
+def curvature_of(
+    subject: Subject, options: Options, tokens: Tensor, say: Callable[[str, int], None]
+) -> CurvatureSource:
+    """The float model's curvature over tokens (N, T), kept in the work folder."""
+    sizes = Sizes(
+        shapes=list(shapes_of(subject.model).values()),
+        num_blocks=len(subject.model.block_names),
+        hidden_size=subject.table.shape[1],
+        num_tokens=tokens.numel(),
+    )
+    folder = options.work_dir / "flows" / f"{options.model}-{digest(tokens)[:16]}"
+    return make_curvature(subject.model, lambda: subject.table, tokens, sizes, folder, say)
 
 
 def calibration_tokens(subject: Subject, options: Options) -> Tensor:

@@ -3,10 +3,12 @@
     python -m tools.measure_smollm2 --calibration text.txt                          # uniform and searched layouts
     python -m tools.measure_smollm2 --calibration text.txt --steps 200 --data more.txt
     python -m tools.measure_smollm2 --calibration text.txt --text prose.txt         # judged on another text
+    python -m tools.measure_smollm2 --calibration text.txt --tokens 401408 --method guided --priced-by curvature \\
+        --more-bytes 0.97 --train codes --batch 8 --steps 160                       # the best that there is, in hours
 
-Formats are priced as `--scheme auto` prices them, the knapsack has the bytes of 4 bits in groups of 64 (and a share
-more, if asked), and everything is judged as tools/compare_methods.py judges methods. What was computed is kept in the
-work folder, so a run that was stopped goes on.
+Formats are priced as `--scheme auto` prices them, or by what `guided` expects of them; the knapsack has the bytes of 4
+bits in groups of 64 (and a share more, if asked), and everything is judged as tools/compare_methods.py judges methods.
+What was computed is kept in the work folder, so a run that was stopped goes on.
 """
 
 import argparse
@@ -30,6 +32,7 @@ from export.finetune.train import Recipe, SavedState, train
 from export.progress import Silent
 from export.quality.subjects import unit_bytes
 from export.quantize import Codes, rtn
+from export.quantize.guided import expected_divergence
 from export.quantize_checkpoint import load_method
 from export.schemes import INT8_ROW, Format
 from export.search.knapsack import Option, solve
@@ -43,7 +46,9 @@ from tools import compare_methods as compare
 
 UNIFORM = Format(bits=4, group_size=64)
 FINER = Format(bits=4, group_size=32)
+COARSER = Format(bits=4, group_size=128)
 EIGHT = Format(bits=8, group_size=32)
+CURVATURE = "curvature"  # in the place of a method that prices
 PRICED_TOKENS = 4096
 PRICED_LENGTH = 128
 Results = Mapping[str, BlockResult]
@@ -112,7 +117,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--calibration", type=Path, required=True, help="text that the method learns from")
     parser.add_argument("--tokens", type=int, default=18432, help="of it (default: 18432)")
     parser.add_argument("--method", default=DEFAULT_METHOD, help=f"what quantizes (default: {DEFAULT_METHOD})")
-    parser.add_argument("--priced-by", help="method whose prices the layout is found by (default: --method)")
+    parser.add_argument(
+        "--priced-by", help="method whose prices the layout is found by, or `curvature` (default: --method)"
+    )
     parser.add_argument("--more-bytes", type=float, default=0.0, help="percent above uniform that search may use")
     parser.add_argument("--steps", type=int, default=0, help="of training (default: none)")
     parser.add_argument("--data", type=Path, help="text to train on (default: --calibration)")
@@ -133,7 +140,11 @@ def measure(options: compare.Options, given: argparse.Namespace) -> dict[str, co
     learned = compare.calibration_tokens(subject, options)
     work = Work(options=options, subject=subject, table=table, learned=learned, method=given.method)
     uniform = compare.formats_of(subject.model, options.group_size)
-    searched = search(replace(work, method=given.priced_by or given.method), uniform, given.more_bytes)
+    if given.priced_by == CURVATURE:
+        costs = expected_costs(work, uniform)
+    else:
+        costs = prices(replace(work, method=given.priced_by or given.method), uniform)
+    searched = search(work, uniform, costs, given.more_bytes)
     rounded = {unit: rtn.quantize_table(weight, UNIFORM, None) for unit, weight in weights_of(subject).items()}
     results: dict[str, tuple[Results, Mapping[str, Format]]] = {
         "rtn": (by_block(rounded), uniform),
@@ -163,9 +174,8 @@ def judge(work: Work, name: str, results: Results, formats: Mapping[str, Format]
     )
 
 
-def search(work: Work, uniform: Mapping[str, Format], more_percent: float) -> dict[str, Format]:
+def search(work: Work, uniform: Mapping[str, Format], costs: Costs, more_percent: float) -> dict[str, Format]:
     """The layout of least predicted divergence at the bytes of the uniform one, and some percent more."""
-    costs = prices(work, uniform)
     shapes = compare.shapes_of(work.subject.model)
     budget = sum(unit_bytes(*shapes[unit], uniform[unit]) for unit in shapes)
     budget += int(compare.weight_bytes(work.subject, uniform) * more_percent / 100)
@@ -203,6 +213,22 @@ def prices(work: Work, uniform: Mapping[str, Format]) -> Costs:
 
     key = ["prices", *compare.key_of(work.method, work.options, work.learned)]
     found: Costs = compare.kept(work.options, key, make)
+    return found
+
+
+def expected_costs(work: Work, uniform: Mapping[str, Format]) -> Costs:
+    """What `guided` expects of each format of each matrix, with the folds of the method's uniform layout."""
+    model, done = work.subject.model, InMemory(results=work.quantized(uniform)[0])
+    curvature = compare.curvature_of(work.subject, work.options, work.learned, lambda *_: None)
+    found: dict[str, dict[Format, float]] = {}
+    for name in model.block_names:
+        block = model.block(name)
+        for unit, of_unit in curvature.of(block, list(block.shapes)).items():
+            found[unit] = {
+                form: expected_divergence(block.tensor(unit), of_unit, form, work.learned.numel(), done.factors(unit))
+                for form in (UNIFORM, FINER, COARSER, EIGHT)
+                if block.shapes[unit][1] % (form.group_size or 1) == 0
+            }
     return found
 
 

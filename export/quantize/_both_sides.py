@@ -33,13 +33,32 @@ def spread_errors(metric: Metric, scales: Tensor, form: Format) -> Codes:
     sheet = _Sheet(
         wanted=_array(metric.wanted[rows][:, columns]),
         steps=_array(steps[rows][:, columns]),
-        by_row=_array(_behind(metric.outputs[rows][:, rows])),
-        by_column=_array(_behind(metric.inputs[columns][:, columns])),
+        by_row=_array(_behind(metric.outputs[rows][:, rows])[0]),
+        by_column=_array(_behind(metric.inputs[columns][:, columns])[0]),
         top=2 ** (form.bits - 1) - 1,
     )
     codes = torch.empty_like(metric.wanted)
     codes[rows.unsqueeze(1), columns] = torch.from_numpy(_round(sheet))
     return Codes(codes.to(torch.int8), scales)
+
+
+def expected_loss(metric: Metric, scales: Tensor) -> float:
+    """What `spread_errors` loses on `scales` (rows, groups) where it clips nothing: d_B d_A s^2 / 12 at every place.
+
+    Each place's own term is then uniform over a step s.
+    """
+    _, of_rows = _ordered(metric.outputs)
+    _, of_columns = _ordered(metric.inputs)
+    by_group = of_columns.view(scales.shape[1], -1).sum(1)
+    return float(of_rows @ scales.double().square() @ by_group) / 12
+
+
+def _ordered(factor: Tensor) -> tuple[Tensor, Tensor]:
+    """The order in which a factor's places are rounded, and D by place."""
+    order = factor.diagonal().argsort(descending=True)
+    found = torch.empty(len(order), dtype=torch.float64)
+    found[order] = _behind(factor[order][:, order])[1]
+    return order, found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,11 +116,14 @@ def _round_block(block: _Sheet, before: Array, from_above: Array) -> Array:
     return codes
 
 
-def _behind(metric: Tensor) -> Tensor:
-    """C less its diagonal, for metric = C' D C with C unit lower triangular: what the earlier errors do to each one."""
+def _behind(metric: Tensor) -> tuple[Tensor, Tensor]:
+    """C less its diagonal, and D, for metric = C' D C with C unit lower triangular.
+
+    A row of C is what the earlier errors do to one place.
+    """
     upper = torch.linalg.cholesky(metric.double().flip(0, 1)).flip(0, 1)  # metric = upper upper'
     unit: Tensor = (upper / upper.diagonal()).T
-    return unit.tril(-1).float()
+    return unit.tril(-1).float(), upper.diagonal().square()
 
 
 def _array(tensor: Tensor) -> Array:

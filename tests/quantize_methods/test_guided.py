@@ -11,19 +11,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from export.blocks import BlockModel, BlockResult, BlockTask
+from export import curvature
+from export.blocks import BlockModel, BlockResult, Curvature
 from export.calibration.sequences import default_texts
 from export.checkpoint import Checkpoint
 from export.checkpoint_blocks import CheckpointModel, FloatWeights
 from export.config import parse_config
+from export.curvature import FlowCurvature, Sizes, SummedCurvature, count, make_curvature, no_curvature, sum_curvature
 from export.flow import LAST, Flow, make_flow
+from export.gradients import pulled_back
 from export.models.tiny.corpus import read_book
 from export.operators import dequantize
 from export.quantize import Codes, rtn
-from export.quantize._both_sides import spread_errors
-from export.quantize._curvature import block_curvature
+from export.quantize._both_sides import expected_loss, spread_errors
 from export.quantize._kronecker import Metric, descend, improve, loss, metric_of, refit_scales
 from export.quantize._least_squares import fit, plain_target
+from export.quantize.guided import expected_divergence
 from export.quantize_checkpoint import load_method
 from export.schemes import FLOAT, INT8_ROW, Format
 from export.sequence import quantize_blocks, result_tensors, run_block, start_streams
@@ -147,6 +150,34 @@ def test_a_matrix_of_zeros_and_gradients_of_zero_are_borne() -> None:
     assert not bool(found.codes.any())
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_what_spreading_errors_will_cost_is_known_before(bits: int) -> None:
+    metric, form = some_metric(), Format(bits=bits, group_size=32)
+    scales = rtn.quantize_table(metric.wanted, form, None).scales
+    found = spread_errors(metric, scales, form)
+    assert loss(metric, found) == pytest.approx(expected_loss(metric, scales), rel=0.15)
+
+
+def test_a_matrix_is_expected_to_cost_what_it_costs_in_nats() -> None:
+    """With folds; by the factors as they are, which the metric damps: B by a fifth."""
+    generator = torch.Generator().manual_seed(0)
+    x, g = torch.randn(4000, 64, generator=generator), torch.randn(4000, 96, generator=generator)
+    x, g = x * torch.linspace(0.5, 2, 64), g * torch.linspace(0.5, 2, 96) * 0.1
+    costs = Curvature(
+        inputs=(x * g.square().sum(1, keepdim=True)).T @ x, outputs=(g * x.square().sum(1, keepdim=True)).T @ g
+    )
+    weight = torch.randn(96, 64, generator=generator)
+    rows = torch.rand(96, 1, generator=generator) + 0.5
+    columns = torch.rand(1, 64, generator=generator) + 0.5
+    inputs, outputs = costs.inputs / columns.T / columns, costs.outputs / rows / rows.T
+    metric = metric_of(weight * rows * columns, inputs, inputs, outputs)
+    found = spread_errors(metric, rtn.quantize_table(metric.wanted, FORM, None).scales, FORM)
+    error = dequantize(found.codes, found.scales) / rows / columns - weight
+    by_token = ((g @ error) * x).sum(1).square()  # the loss of predictions, to second order
+    nats = 0.5 * float(by_token.mean())
+    assert nats < expected_divergence(weight, costs, FORM, 4000, (rows, columns)) < 1.4 * nats
+
+
 # the float model's flow
 
 
@@ -217,8 +248,11 @@ def test_curvature_is_what_a_backward_pass_through_the_weights_says(
     generator = torch.Generator().manual_seed(1)
     hidden, gradients = (torch.randn(6, 1, block.config.hidden_size, generator=generator) for _ in range(2))
     units = [unit for unit in block.shapes if not unit.endswith(("in_proj_a", "in_proj_b"))]
-    task = BlockTask(block=block, formats={}, float_inputs=hidden, output_gradients=gradients)
-    found = block_curvature(task, units)
+    found = no_curvature(block, units)
+    by_input = count(block, hidden, gradients, found)
+    for one, gradient, ours in zip(hidden, gradients, by_input, strict=True):
+        ((theirs,),) = pulled_back(block, one, gradient.unsqueeze(0), {})
+        assert torch.allclose(ours, theirs[0], atol=1e-5)
     expected = {unit: torch.zeros(block.shapes[unit]) for unit in units}
     moments = {
         unit: (torch.zeros(shape[1], shape[1]), torch.zeros(shape[0], shape[0])) for unit, shape in block.shapes.items()
@@ -236,6 +270,82 @@ def test_curvature_is_what_a_backward_pass_through_the_weights_says(
         for ours, theirs in zip((found[unit].inputs, found[unit].outputs), moments[unit], strict=True):
             assert torch.allclose(ours, theirs, atol=1e-4 * float(theirs.abs().max())), unit
     assert any(float(one.outputs.abs().max()) > 0 for one in found.values())
+
+
+def summed(model: CheckpointModel, tokens: Tensor, directory: Path, said: list[str] | None = None) -> SummedCurvature:
+    steps = [] if said is None else said
+    return sum_curvature(
+        model, lambda: model.weights.weight(model.head_unit), tokens, directory, lambda step, _: steps.append(step)
+    )
+
+
+def test_moments_counted_in_one_part_are_those_of_the_flow(
+    fixture_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model = qwen(fixture_checkpoint("like_4b"))
+    tokens = torch.randint(0, 200, (3, 20), generator=torch.Generator().manual_seed(0))
+    whole, parts = (
+        FlowCurvature(flow=flow_of(model, tokens, tmp_path / "flow")),
+        summed(model, tokens, tmp_path / "sum"),
+    )
+    for name in model.block_names:
+        block = model.block(name)
+        units = list(block.shapes)[::2]
+        expected, found = whole.of(block, units), parts.of(block, units)
+        assert list(found) == list(expected) == units
+        for unit in units:
+            for one, other in (
+                (found[unit].inputs, expected[unit].inputs),
+                (found[unit].outputs, expected[unit].outputs),
+            ):
+                assert torch.allclose(one, other, atol=1e-5 * float(other.abs().max())), unit
+
+
+@pytest.mark.parametrize("stop", ["layers.1: run 40 tokens", "draw labels", "layers.2: run back part 2"])
+def test_moments_of_an_interrupted_text_end_the_same(
+    stop: str, fixture_checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(curvature, "PART_TOKENS", 50)
+    model = qwen(fixture_checkpoint("like_4b"))
+    tokens = torch.randint(0, 200, (6, 20), generator=torch.Generator().manual_seed(0))
+    whole = summed(model, tokens, tmp_path / "whole")
+    assert [whole.parts(name) for name in model.block_names] == [3] * len(model.block_names)
+
+    def interrupted(step: str, _: int) -> None:
+        if step == stop:
+            raise KeyboardInterrupt
+
+    head = model.weights.weight(model.head_unit)
+    with pytest.raises(KeyboardInterrupt):
+        sum_curvature(model, lambda: head, tokens, tmp_path / "again", interrupted)
+    said: list[str] = []
+    again = summed(model, tokens, tmp_path / "again", said)
+    assert ("layers.0: run back part 1" in said) == (not stop.endswith("part 2")), "a finished part was counted again"
+    for file in whole.directory.iterdir():
+        assert (again.directory / file.name).read_bytes() == file.read_bytes(), file.name
+    said.clear()
+    summed(model, tokens, tmp_path / "again", said)
+    assert not said
+
+
+def test_the_way_that_takes_less_disk_is_taken(fixture_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    model = qwen(fixture_checkpoint("like_4b"))
+    tokens = torch.randint(0, 200, (2, 20), generator=torch.Generator().manual_seed(0))
+    shapes = [shape for name in model.block_names for shape in model.block(name).shapes.values()]
+    few = Sizes(
+        shapes=shapes, num_blocks=len(model.block_names), hidden_size=model.embed(tokens).shape[-1], num_tokens=40
+    )
+    assert few.least_bytes == few.flow_bytes < few.summed_bytes
+    many = replace(few, num_tokens=1_000_000)
+    assert many.least_bytes == many.summed_bytes < many.flow_bytes
+    table = model.weights.weight(model.head_unit)
+    for sizes, kind in ((few, FlowCurvature), (many, SummedCurvature)):
+        directory = tmp_path / kind.__name__
+        found = make_curvature(model, lambda: table, tokens, sizes, directory, lambda *_: None)
+        assert isinstance(found, kind)
+        on_disk = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+        here = replace(sizes, num_tokens=40)
+        assert on_disk < 1.2 * (here.flow_bytes if kind is FlowCurvature else here.summed_bytes)
 
 
 @pytest.mark.parametrize("stop", ["layers.1: run 40 tokens", "draw labels", "layers.2: run back"])
@@ -315,10 +425,11 @@ def results_of(
     chosen = load_method(method)
     units = [unit for name in model.block_names for unit in model.block(name).shapes]
     formats = {unit: FLOAT if unit.endswith(("in_proj_a", "in_proj_b")) else form for unit in units}
-    flow = make_flow(model, lambda: table, tokens, directory, lambda *_: None) if chosen.needs_gradients else None
+    costs = None
+    if chosen.needs_gradients:
+        costs = sum_curvature(model, lambda: table, tokens, directory, lambda *_: None)
     streams = start_streams(model, tokens, None)
-    gradients = None if flow is None else flow.gradients
-    return dict(quantize_blocks(model, formats, chosen.quantize_block, streams, gradients))
+    return dict(quantize_blocks(model, formats, chosen.quantize_block, streams, costs))
 
 
 def test_guided_predicts_more_like_the_float_model_than_awq_gptq(tmp_path: Path) -> None:
