@@ -19,6 +19,7 @@ from export.schemes import Layout
 from export.search.layouts import Space, best_layout, describe, searched
 from export.search.sensitivity import Costs
 from export.search.study import BATCH, Study, run_study, wish_of
+from tests.waiting import wait_until
 
 TINY = Path(catalog.__file__).parent / "models" / "tiny"
 SCRIPT = """
@@ -98,9 +99,9 @@ def test_a_study_killed_in_the_middle_finds_what_an_undisturbed_one_finds(tmp_pa
     undisturbed = layouts_of(tmp_path / "whole.db")
     storage = tmp_path / "killed.db"
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(storage)], env={**os.environ, "OMP_NUM_THREADS": "1"})
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and _complete(storage) < BATCH:
-        time.sleep(0.2)
+    wait_until(
+        lambda: _complete(storage) >= BATCH or process.poll() is not None, "no batch of trials was finished", 120
+    )
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "the study ended before it could be killed"
     done = _complete(storage)
