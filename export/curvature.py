@@ -24,7 +24,7 @@ from export.block_files import is_complete, write_block
 from export.blocks import Block, BlockModel, Curvature, CurvatureSource
 from export.flow import SEED, Flow, Progress, begin_folder, make_flow, run_forward
 from export.gradients import loss_gradients
-from export.sequence import check_finite
+from export.sequence import SEQUENCES_AT_ONCE, check_finite
 
 PART_TOKENS = 32_768  # that go through the model at once, in whole sequences
 PARTS = "parts"  # a block's file: how many it has counted
@@ -127,15 +127,15 @@ def sum_curvature(
 
 
 def count(block: Block, hidden: Tensor, by_output: Tensor, sums: Mapping[str, Curvature]) -> Tensor:
-    """Add sequences (N, T, C) to the moments of some of a block's matrices, one sequence at a time.
+    """Add sequences (N, T, C) to the moments of some of a block's matrices, a few sequences at a time.
 
     `by_output` (N, T, C) are gradients by what the block puts out; returned are those by its inputs `hidden`.
     """
     found = torch.empty_like(by_output)
-    for row in range(len(hidden)):
-        check_finite(f"{block.name}, gradients", by_output[row : row + 1], row)
-        by_input, of_units = _pulled_back(block, hidden[row : row + 1], by_output[row : row + 1], sums)
-        found[row] = by_input[0]
+    for first in range(0, len(hidden), SEQUENCES_AT_ONCE):
+        part = slice(first, first + SEQUENCES_AT_ONCE)
+        check_finite(f"{block.name}, gradients", by_output[part], first)
+        found[part], of_units = _pulled_back(block, hidden[part], by_output[part], sums)
         for unit, (x, g) in of_units.items():
             _add_(sums[unit], x, g)
     return found
@@ -181,7 +181,7 @@ def _count_part(
 def _pulled_back(
     block: Block, hidden: Tensor, by_output: Tensor, units: Collection[str]
 ) -> tuple[Tensor, Mapping[str, tuple[Tensor, Tensor]]]:
-    """Of one sequence (1, T, C) the gradients by the block's inputs; by unit its inputs and output gradients (T, C)."""
+    """Of sequences (n, T, C) the gradients by the block's inputs; by unit its inputs and output gradients (n T, C)."""
     inputs = dict[str, Tensor]()
     made: list[tuple[str, Tensor | None, Tensor]] = []
 
@@ -202,7 +202,7 @@ def _pulled_back(
 
 
 def _add_(sums: Curvature, x: Tensor, g: Tensor) -> None:
-    """Count one sequence's tokens in."""
+    """Count tokens in."""
     of_inputs, of_outputs = x.square().sum(1, keepdim=True), g.square().sum(1, keepdim=True)
     sums.inputs.addmm_((x * of_outputs).T, x)
     sums.outputs.addmm_((g * of_inputs).T, g)

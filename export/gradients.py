@@ -30,8 +30,15 @@ def loss_gradients(model: BlockModel, head: Tensor, last: Tensor, draws: int, ge
 def _drawn(final: Tensor, head: Tensor, draws: int, generator: torch.Generator) -> Tensor:
     """Gradients (draws, P, C) of -log p(label) by the head's inputs (P, C), labels drawn from p."""
     p = (final @ head.T).softmax(-1)
-    labels = torch.multinomial(p, draws, replacement=True, generator=generator)  # (P, draws)
+    labels = draw(p, draws, generator)
     return (p @ head).unsqueeze(0) - head[labels.T]
+
+
+def draw(p: Tensor, draws: int, generator: torch.Generator) -> Tensor:
+    """Labels (P, draws) of probabilities (P, vocab), by running sums: `torch.multinomial` takes ten times as long."""
+    upto = p.double().cumsum(-1)
+    where = torch.rand(len(p), draws, generator=generator, dtype=torch.float64) * upto[:, -1:]
+    return torch.searchsorted(upto, where, right=True).clamp_(max=p.shape[1] - 1)
 
 
 def pulled_back(

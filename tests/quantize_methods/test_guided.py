@@ -268,7 +268,8 @@ def test_curvature_is_what_a_backward_pass_through_the_weights_says(
             expected[unit] += outer
     for unit in units:
         for ours, theirs in zip((found[unit].inputs, found[unit].outputs), moments[unit], strict=True):
-            assert torch.allclose(ours, theirs, atol=1e-4 * float(theirs.abs().max())), unit
+            # a single token's query and key have no gradient but rounding
+            assert torch.allclose(ours, theirs, atol=1e-4 * float(theirs.abs().max()) + 1e-9), unit
     assert any(float(one.outputs.abs().max()) > 0 for one in found.values())
 
 
