@@ -3,8 +3,8 @@
     python -m tools.measure_smollm2 --calibration text.txt                          # uniform and searched layouts
     python -m tools.measure_smollm2 --calibration text.txt --steps 200 --data more.txt
     python -m tools.measure_smollm2 --calibration text.txt --text prose.txt         # judged on another text
-    python -m tools.measure_smollm2 --calibration text.txt --tokens 401408 --method guided --priced-by curvature \\
-        --more-bytes 0.97 --train codes --batch 8 --steps 160                       # the best that there is, in hours
+    python -m tools.measure_smollm2 --calibration text.txt --tokens 537600 --method guided --priced-by curvature \\
+        --more-bytes 0.97 --train codes --batch 8 --steps 160 --data more.txt --threads 2  # the best there is
 
 Formats are priced as `--scheme auto` prices them, or by what `guided` expects of them; the knapsack has the bytes of 4
 bits in groups of 64 (and a share more, if asked), and everything is judged as tools/compare_methods.py judges methods.
@@ -49,6 +49,7 @@ FINER = Format(bits=4, group_size=32)
 COARSER = Format(bits=4, group_size=128)
 EIGHT = Format(bits=8, group_size=32)
 CURVATURE = "curvature"  # in the place of a method that prices
+FOLDED_TOKENS = 18_432
 PRICED_TOKENS = 4096
 PRICED_LENGTH = 128
 Results = Mapping[str, BlockResult]
@@ -94,7 +95,7 @@ class Work:
 
 def main() -> int:
     given = parse()
-    torch.set_num_threads(1)
+    torch.set_num_threads(given.threads)
     options = compare.Options(
         model="smollm2",
         methods=(given.method,),
@@ -128,6 +129,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, help="as of `finetune --qat` and `--codes` (default: theirs)")
     parser.add_argument("--text", type=Path, help="judge on this file (default: held-out chapters of a book)")
     parser.add_argument("--eval-tokens", type=int, default=20480)
+    parser.add_argument("--uniform", action="store_true", help="with --priced-by: the method in uniform groups as well")
+    parser.add_argument("--threads", type=int, default=1, help="of torch (default: 1)")
     parser.add_argument("--work-dir", type=Path, default=Path("build/compare-methods"))
     return parser.parse_args()
 
@@ -148,9 +151,10 @@ def measure(options: compare.Options, given: argparse.Namespace) -> dict[str, co
     rounded = {unit: rtn.quantize_table(weight, UNIFORM, None) for unit, weight in weights_of(subject).items()}
     results: dict[str, tuple[Results, Mapping[str, Format]]] = {
         "rtn": (by_block(rounded), uniform),
-        given.method: (work.quantized(uniform)[0], uniform),
         "searched": (work.quantized(searched)[0], searched),
     }
+    if given.uniform or not given.priced_by:
+        results[given.method] = work.quantized(uniform)[0], uniform
     if given.steps:
         results["trained"] = trained(work, given, searched), searched
     judged = compare.evaluation_tokens(subject, options)
@@ -217,8 +221,9 @@ def prices(work: Work, uniform: Mapping[str, Format]) -> Costs:
 
 
 def expected_costs(work: Work, uniform: Mapping[str, Format]) -> Costs:
-    """What `guided` expects of each format of each matrix, with the folds of the method's uniform layout."""
-    model, done = work.subject.model, InMemory(results=work.quantized(uniform)[0])
+    """What `guided` expects of each format of each matrix, with the folds that `awq` finds on a little of the text."""
+    model, little = work.subject.model, work.learned[: FOLDED_TOKENS // compare.SEQUENCE_TOKENS]
+    done = InMemory(results=replace(work, method="awq", learned=little).quantized(uniform)[0])
     curvature = compare.curvature_of(work.subject, work.options, work.learned, lambda *_: None)
     found: dict[str, dict[Format, float]] = {}
     for name in model.block_names:

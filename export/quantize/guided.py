@@ -68,7 +68,9 @@ def _quantize(task: BlockTask, folded: Smoothed, unit: str, curvature: Curvature
     metric = metric_of(weight, inputs, gram, outputs)
     by_row = fit(Target(wanted=weight, gram=metric.inputs), form)
     by_both = spread_errors(metric, by_row.scales, form)
-    return improve(metric, min(by_row, by_both, key=partial(loss, metric)), form)
+    found = improve(metric, min(by_row, by_both, key=partial(loss, metric)), form)
+    again = improve(metric, spread_errors(metric, found.scales, form), form)  # its scales are better than those before
+    return min(found, again, key=partial(loss, metric))
 
 
 def _divided(moment: Tensor, factors: Tensor | None) -> Tensor:
