@@ -224,7 +224,9 @@ def expected_costs(work: Work, uniform: Mapping[str, Format]) -> Costs:
     """What `guided` expects of each format of each matrix, with the folds that `awq` finds on a little of the text."""
     model, little = work.subject.model, work.learned[: FOLDED_TOKENS // compare.SEQUENCE_TOKENS]
     done = InMemory(results=replace(work, method="awq", learned=little).quantized(uniform)[0])
-    curvature = compare.curvature_of(work.subject, work.options, work.learned, lambda *_: None)
+    curvature = compare.curvature_of(
+        work.subject, work.options, work.learned, lambda step, _: print(step, file=sys.stderr)
+    )
     found: dict[str, dict[Format, float]] = {}
     for name in model.block_names:
         block = model.block(name)
