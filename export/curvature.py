@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
@@ -117,12 +118,22 @@ def make_curvature(
 def sum_curvature(
     model: BlockModel, head: Callable[[], Tensor], tokens: Tensor, directory: Path, progress: Progress
 ) -> SummedCurvature:
-    """The moments of every block over tokens (N, T), part by part of the text."""
+    """The moments of every block over tokens (N, T), part by part of the text.
+
+    An interrupted run leaves blocks one part apart at most; where a file is damaged or gone they are further, and the
+    text is counted from its start.
+    """
     begin_folder(directory)
-    found, first = SummedCurvature(directory=directory), model.block_names[0]
-    parts = tokens.split(max(1, PART_TOKENS // tokens.shape[1]))
-    for number in range(found.parts(first), len(parts)):
-        _count_part(model, head, parts[number], number, found, progress)
+    found = SummedCurvature(directory=directory)
+    with FileLock(directory.with_name(f"{directory.name}.lock")):  # two exports that count one text would mix its parts
+        counted = [found.parts(name) for name in model.block_names]
+        if max(counted) > min(counted) + 1:
+            shutil.rmtree(directory)
+            directory.mkdir()
+            counted = [0]
+        parts = tokens.split(max(1, PART_TOKENS // tokens.shape[1]))
+        for number in range(min(counted), len(parts)):
+            _count_part(model, head, parts[number], number, found, progress)
     return found
 
 
@@ -170,11 +181,12 @@ def _count_part(
     for name in reversed(model.block_names):
         progress(f"{name}: run back part {number + 1}", 0)
         block = model.block(name)
+        if found.parts(name) > number:
+            gradients = count(block, flow.inputs(name), gradients, {})
+            continue
         sums = found.of(block, list(block.shapes)) if number else no_curvature(block, block.shapes)
-        counted = found.parts(name) > number
-        gradients = count(block, flow.inputs(name), gradients, {} if counted else sums)
-        if not counted:
-            found.put(name, sums, number + 1)
+        gradients = count(block, flow.inputs(name), gradients, sums)
+        found.put(name, sums, number + 1)
     shutil.rmtree(flow.directory)
 
 

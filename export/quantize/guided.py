@@ -45,7 +45,7 @@ def expected_divergence(
     """About what a matrix (out, in) will cost in a format, in nats a token, before it is quantized.
 
     `num_tokens` are those that the curvature has counted; `folds` (rows, 1) and (1, in) by how much folds will make the
-    weights larger. The grids are those of the largest values: better ones and descent save a tenth of this at 4 bits.
+    weights larger. The grids are those of the largest values: better ones and descent save a quarter of this at 4 bits.
     """
     rows, columns = (torch.ones(1, 1), torch.ones(1, 1)) if folds is None else folds
     wanted = weight * rows * columns

@@ -329,6 +329,21 @@ def test_moments_of_an_interrupted_text_end_the_same(
     assert not said
 
 
+@pytest.mark.parametrize("layer", ["layers.0", "layers.2"])
+def test_damaged_moments_are_counted_again(
+    layer: str, fixture_checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(curvature, "PART_TOKENS", 40)
+    model = qwen(fixture_checkpoint("like_4b"))
+    tokens = torch.randint(0, 200, (6, 20), generator=torch.Generator().manual_seed(0))
+    found = summed(model, tokens, tmp_path)
+    file = found.directory / f"{layer}.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-40])
+    summed(model, tokens, tmp_path)
+    assert file.read_bytes() == whole
+
+
 def test_the_way_that_takes_less_disk_is_taken(fixture_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     model = qwen(fixture_checkpoint("like_4b"))
     tokens = torch.randint(0, 200, (2, 20), generator=torch.Generator().manual_seed(0))
