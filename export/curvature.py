@@ -28,6 +28,7 @@ from export.gradients import loss_gradients
 from export.sequence import SEQUENCES_AT_ONCE, check_finite
 
 PART_TOKENS = 32_768  # that go through the model at once, in whole sequences
+BANDS = 4  # of rows that a symmetric sum is taken in: 10 of 16 squares
 PARTS = "parts"  # a block's file: how many it has counted
 
 
@@ -216,5 +217,14 @@ def _pulled_back(
 def _add_(sums: Curvature, x: Tensor, g: Tensor) -> None:
     """Count tokens in."""
     of_inputs, of_outputs = x.square().sum(1, keepdim=True), g.square().sum(1, keepdim=True)
-    sums.inputs.addmm_((x * of_outputs).T, x)
-    sums.outputs.addmm_((g * of_inputs).T, g)
+    _add_products_(sums.inputs, x, of_outputs)
+    _add_products_(sums.outputs, g, of_inputs)
+
+
+def _add_products_(total: Tensor, rows: Tensor, weights: Tensor) -> None:
+    """Add rows' products (C, C), each row's by its weight; what lies below the diagonal's bands is mirrored."""
+    weighted = (rows * weights).T
+    for start in range(0, len(total), step := -(-len(total) // BANDS)):
+        band = slice(start, start + step)
+        total[band, start:].addmm_(weighted[band], rows[:, start:])
+        total[start + step :, band] = total[band, start + step :].T

@@ -223,19 +223,25 @@ def prices(work: Work, uniform: Mapping[str, Format]) -> Costs:
 def expected_costs(work: Work, uniform: Mapping[str, Format]) -> Costs:
     """What `guided` expects of each format of each matrix, with the folds that `awq` finds on a little of the text."""
     model, little = work.subject.model, work.learned[: FOLDED_TOKENS // compare.SEQUENCE_TOKENS]
-    done = InMemory(results=replace(work, method="awq", learned=little).quantized(uniform)[0])
-    curvature = compare.curvature_of(
-        work.subject, work.options, work.learned, lambda step, _: print(step, file=sys.stderr)
-    )
-    found: dict[str, dict[Format, float]] = {}
-    for name in model.block_names:
-        block = model.block(name)
-        for unit, of_unit in curvature.of(block, list(block.shapes)).items():
-            found[unit] = {
-                form: expected_divergence(block.tensor(unit), of_unit, form, work.learned.numel(), done.factors(unit))
-                for form in (UNIFORM, FINER, COARSER, EIGHT)
-                if block.shapes[unit][1] % (form.group_size or 1) == 0
-            }
+
+    def make() -> Costs:
+        done = InMemory(results=replace(work, method="awq", learned=little).quantized(uniform)[0])
+        curvature = compare.curvature_of(
+            work.subject, work.options, work.learned, lambda step, _: print(step, file=sys.stderr)
+        )
+        found: dict[str, dict[Format, float]] = {}
+        for name in model.block_names:
+            block = model.block(name)
+            for unit, of_unit in curvature.of(block, list(block.shapes)).items():
+                weight, count, factors = block.tensor(unit), work.learned.numel(), done.factors(unit)
+                found[unit] = {
+                    form: expected_divergence(weight, of_unit, form, count, factors)
+                    for form in (UNIFORM, FINER, COARSER, EIGHT)
+                    if block.shapes[unit][1] % (form.group_size or 1) == 0
+                }
+        return found
+
+    found: Costs = compare.kept(work.options, ["expected", *compare.key_of("guided", work.options, work.learned)], make)
     return found
 
 

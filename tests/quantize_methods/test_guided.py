@@ -1,7 +1,10 @@
 """guided: the loss it lowers, the gradients it is guided by, and what it wins."""
 
 import os
+import threading
+import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +34,7 @@ from export.quantize_checkpoint import load_method
 from export.schemes import FLOAT, INT8_ROW, Format
 from export.sequence import quantize_blocks, result_tensors, run_block, start_streams
 from tests.quantize_methods.llama import make_uneven, small_llama, some_tokens
+from tests.waiting import patient
 
 FORM = Format(bits=4, group_size=32)
 
@@ -342,6 +346,33 @@ def test_damaged_moments_are_counted_again(
     file.write_bytes(whole[:-40])
     summed(model, tokens, tmp_path)
     assert file.read_bytes() == whole
+
+
+def test_a_second_run_on_the_same_moments_waits_for_the_first(
+    fixture_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model = qwen(fixture_checkpoint("like_4b"))
+    head = model.weights.weight(model.head_unit)
+    tokens = torch.randint(0, 200, (2, 20), generator=torch.Generator().manual_seed(0))
+    begun, may_go_on, later = threading.Event(), threading.Event(), list[str]()
+
+    def held(_: str, __: int) -> None:
+        begun.set()
+        assert may_go_on.wait(patient(60))
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(sum_curvature, model, lambda: head, tokens, tmp_path / "both", held)
+        assert begun.wait(patient(60))
+        second = pool.submit(summed, model, tokens, tmp_path / "both", later)
+        time.sleep(0.5)
+        assert not second.done(), "it did not wait"
+        may_go_on.set()
+        assert [first.result().parts(name) for name in model.block_names] == [1] * len(model.block_names)
+        assert second.result() == first.result()
+    assert not later, "it counted what the first had counted"
+    alone = summed(model, tokens, tmp_path / "alone")
+    for file in alone.directory.iterdir():
+        assert (tmp_path / "both" / file.name).read_bytes() == file.read_bytes(), file.name
 
 
 def test_the_way_that_takes_less_disk_is_taken(fixture_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
