@@ -21,16 +21,19 @@ SEQUENCES_AT_ONCE = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Streams:
-    """Hidden states (N, T, C) before a block: the float model's, and those of what is quantized so far."""
+    """Hidden states (N, T, C) before a block: the float model's where they are wanted, and the real ones."""
 
-    float_inputs: Tensor
+    float_inputs: Tensor | None
     real_inputs: Tensor
 
 
-def start_streams(model: BlockModel, tokens: Tensor, embedding: Codes | None) -> Streams:
-    """What the first block reads of `tokens` (N, T); `embedding` are the table's codes, None where it stays float."""
-    hidden = model.embed(tokens)
-    real = hidden if embedding is None else _rows(embedding, tokens)
+def start_streams(model: BlockModel, tokens: Tensor, embedding: Codes | None, *, with_float: bool) -> Streams:
+    """What the first block reads of `tokens` (N, T); `embedding` are the table's codes, None where it stays float.
+
+    `with_float` also follows the float model, for a third more time, which few methods need.
+    """
+    hidden = model.embed(tokens) if with_float else None
+    real = model.embed(tokens) if embedding is None else _rows(embedding, tokens)
     return Streams(float_inputs=hidden, real_inputs=real)
 
 
@@ -45,6 +48,7 @@ def quantize_blocks(
 
     `curvature` is for a method that needs gradients (export/curvature.py).
     """
+    last = model.block_names[-1]
     for name in model.block_names:
         block = model.block(name)
         own = {unit: formats[unit] for unit in block.shapes}
@@ -58,15 +62,16 @@ def quantize_blocks(
         )
         result = quantize(task)
         yield name, result
-        if streams is not None:
+        if streams is not None and name != last:
             streams = advance(block, result, streams)
 
 
 @torch.no_grad()
 def advance(block: Block, result: BlockResult, streams: Streams) -> Streams:
     """The hidden states behind the block."""
+    before = streams.float_inputs
     return Streams(
-        float_inputs=run_block(block, streams.float_inputs, None),
+        float_inputs=None if before is None else run_block(block, before, None),
         real_inputs=run_block(block, streams.real_inputs, result_tensors(result)),
     )
 

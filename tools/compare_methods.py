@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
-from export.blocks import BlockModel, BlockResult, CurvatureSource
+from export.blocks import BlockModel, BlockResult, BlockTask, CurvatureSource
 from export.calibration.sequences import default_texts
 from export.checkpoint import Checkpoint
 from export.checkpoint_blocks import CheckpointModel, FloatWeights
@@ -174,20 +174,33 @@ def formats_of(model: BlockModel, group_size: int) -> dict[str, Format]:
 def quantize(
     subject: Subject, options: Options, method: str, formats: Mapping[str, Format], tokens: Tensor, table: Codes
 ) -> tuple[dict[str, BlockResult], float]:
-    """Every block's result, and how long it took."""
+    """Every block's result, each kept as it comes, and how long it took."""
     chosen = load_method(method)
+    key = ["block", *key_of(method, options, tokens), {unit: str(form) for unit, form in formats.items()}]
     start = time.perf_counter()
+    earlier: list[float] = []  # seconds of a run that was stopped
 
     def say(step: str, _: int = 0) -> None:
         sys.stderr.write(f"{method} {step} {time.perf_counter() - start:.0f} s\n")
 
-    streams = start_streams(subject.model, tokens, table) if chosen.needs_calibration else None
+    def quantize_block(task: BlockTask) -> BlockResult:
+        began = time.perf_counter()
+
+        def make() -> tuple[BlockResult, float]:
+            return chosen.quantize_block(task), time.perf_counter() - began
+
+        found, seconds = kept(options, [*key, task.block.name], make)
+        earlier.append(max(0.0, seconds - (time.perf_counter() - began)))
+        return found
+
+    with_float = chosen.needs_float_inputs
+    streams = start_streams(subject.model, tokens, table, with_float=with_float) if chosen.needs_calibration else None
     curvature = curvature_of(subject, options, tokens, say) if chosen.needs_gradients else None
     results = {}
-    for name, result in quantize_blocks(subject.model, formats, chosen.quantize_block, streams, curvature):
+    for name, result in quantize_blocks(subject.model, formats, quantize_block, streams, curvature):
         results[name] = result
         say(name)
-    return results, time.perf_counter() - start
+    return results, time.perf_counter() - start + sum(earlier)
 
 
 def curvature_of(
@@ -259,7 +272,7 @@ def hidden_states(
     subject: Subject, results: Mapping[str, BlockResult] | None, table: Codes | None, tokens: Tensor
 ) -> Tensor:
     """What the head reads, (N, T, C)."""
-    hidden = start_streams(subject.model, tokens, table).real_inputs
+    hidden = start_streams(subject.model, tokens, table, with_float=False).real_inputs
     for name in subject.model.block_names:
         replaced = None if results is None else result_tensors(results[name])
         hidden = run_block(subject.model.block(name), hidden, replaced)

@@ -475,7 +475,7 @@ def results_of(
     costs = None
     if chosen.needs_gradients:
         costs = sum_curvature(model, lambda: table, tokens, directory, lambda *_: None)
-    streams = start_streams(model, tokens, None)
+    streams = start_streams(model, tokens, None, with_float=chosen.needs_float_inputs)
     return dict(quantize_blocks(model, formats, chosen.quantize_block, streams, costs))
 
 
