@@ -43,7 +43,7 @@ from export.quantized import (
     stored_factors,
 )
 from export.schemes import Format, Layout
-from export.sequence import run_block
+from export.sequence import run_block, some_sequences
 from export.weights import Unit, plain_tensors, units
 
 ROWS_AT_ONCE = 4096
@@ -64,6 +64,7 @@ class Method:
     needs_float_inputs: bool
     needs_gradients: bool
     table_needs_gram: bool
+    real_tokens: int | None
     quantize_block: QuantizeBlock
     quantize_table: QuantizeTable
 
@@ -102,6 +103,7 @@ def load_method(name: str) -> Method:
         needs_float_inputs=module.NEEDS_CALIBRATION and getattr(module, "NEEDS_FLOAT_INPUTS", True),
         needs_gradients=needs_gradients,
         table_needs_gram=getattr(module, "TABLE_NEEDS_GRAM", False),
+        real_tokens=getattr(module, "REAL_TOKENS", None),
         quantize_block=module.quantize_block,
         quantize_table=module.quantize_table,
     )
@@ -148,7 +150,7 @@ class Streams:
     """What flows into a block: from the float model, and from the blocks in a store; moves forward when asked."""
 
     def __init__(self, model: CheckpointModel, store: Store, method: Method, tokens: Tensor) -> None:
-        self._model, self._store, self._tokens = model, store, tokens
+        self._model, self._store, self._tokens = model, store, some_sequences(tokens, method.real_tokens)
         self._with_float = method.needs_float_inputs
         self._next = -1  # the block in front of which we are
         self._float: Tensor | None = None

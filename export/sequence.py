@@ -27,6 +27,12 @@ class Streams:
     real_inputs: Tensor
 
 
+def some_sequences(tokens: Tensor, at_most: int | None) -> Tensor:
+    """Sequences of `tokens` (N, T) spread evenly, of so many tokens at most; all of them for None."""
+    count = len(tokens) if at_most is None else max(1, min(len(tokens), at_most // tokens.shape[1]))
+    return tokens[torch.arange(count) * len(tokens) // count]
+
+
 def start_streams(model: BlockModel, tokens: Tensor, embedding: Codes | None, *, with_float: bool) -> Streams:
     """What the first block reads of `tokens` (N, T); `embedding` are the table's codes, None where it stays float.
 

@@ -265,6 +265,25 @@ def test_each_block_is_fitted_to_what_the_quantized_blocks_before_it_put_out(
     assert torch.allclose(tables[0].mean_square, read.square().mean(0), rtol=1e-4)
 
 
+def test_a_method_that_asks_for_some_of_the_text_gets_sequences_from_all_over_it(
+    fixture_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    job = job_of(fixture_checkpoint("like_4b"), "weighted")
+    assert job.tokens is not None
+    tokens, seen = job.tokens.flatten()[: job.tokens.numel() // 4 * 4].view(-1, 4), list[torch.Tensor]()
+
+    def noted(task: BlockTask) -> BlockResult:
+        assert task.real_inputs is not None
+        seen.append(task.real_inputs)
+        return job.method.quantize_block(task)
+
+    method = replace(job.method, quantize_block=noted, real_tokens=11)
+    quantize_checkpoint(replace(job, method=method, tokens=tokens), tmp_path, lambda *_: None)
+    floating = CheckpointModel(weights=FloatWeights(checkpoint=job.checkpoint, config=job.config))
+    assert torch.equal(seen[0], floating.embed(tokens[[0, len(tokens) // 2]]))
+    assert {len(one) for one in seen} == {2}
+
+
 def test_tensors_that_a_method_changes_are_what_is_read_afterwards(
     fixture_checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:

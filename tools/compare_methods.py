@@ -41,7 +41,7 @@ from export.quality.subjects import unit_bytes
 from export.quantize import Codes, rtn
 from export.quantize_checkpoint import load_method
 from export.schemes import FLOAT, INT8_ROW, KEEP_GATES, Format
-from export.sequence import quantize_blocks, result_tensors, run_block, start_streams
+from export.sequence import quantize_blocks, result_tensors, run_block, some_sequences, start_streams
 from export.transformers_blocks import TransformersModel
 from export.weights import EMBEDDING
 
@@ -193,8 +193,10 @@ def quantize(
         earlier.append(max(0.0, seconds - (time.perf_counter() - began)))
         return found
 
-    with_float = chosen.needs_float_inputs
-    streams = start_streams(subject.model, tokens, table, with_float=with_float) if chosen.needs_calibration else None
+    streams = None
+    if chosen.needs_calibration:
+        carried = some_sequences(tokens, chosen.real_tokens)
+        streams = start_streams(subject.model, carried, table, with_float=chosen.needs_float_inputs)
     curvature = curvature_of(subject, options, tokens, say) if chosen.needs_gradients else None
     results = {}
     for name, result in quantize_blocks(subject.model, formats, quantize_block, streams, curvature):

@@ -7,8 +7,9 @@ A method's module holds
 * `quantize_table(weight, form, statistics) -> Codes`: some rows of the embedding or the head. `statistics` are of what
   the head reads behind the quantized layers (a tied table has them too), None where nothing was measured;
 * where it applies, `NEEDS_FLOAT_INPUTS = False`: a calibrated method that never looks at `task.float_inputs` is spared
-  the float model's run; `NEEDS_GRADIENTS = True`: the task shall hold the float model's inputs and gradients
-  (export/flow.py); and `TABLE_NEEDS_GRAM = True`: the statistics of tables shall hold the mean outer product.
+  the float model's run; `NEEDS_GRADIENTS = True`: the task shall hold moments of inputs and gradients
+  (export/curvature.py); `REAL_TOKENS`: how much of the text the task's inputs are of, at most, which are held in
+  memory; and `TABLE_NEEDS_GRAM = True`: the statistics of tables shall hold the mean outer product.
 
 All keep the numeric contract of shared codes: symmetric, positive scales that bfloat16 represents exactly. Results are
 cached by the method's name and source, so an edit needs no version number.

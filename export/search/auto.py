@@ -34,6 +34,7 @@ from export.search.layouts import TABLES, Found, Space, Wish, best_layout, descr
 from export.search.rounding import Made, one_format_each
 from export.search.sensitivity import Costs, fisher_costs
 from export.search.study import Study, Trial, dump_layout, load_layout, run_study, time_price
+from export.sequence import some_sequences
 from export.spec import digest
 from export.text_files import TextFiles
 from export.weights import units
@@ -180,7 +181,7 @@ def _search(plan: Plan, build: Build, space: Space, search: Search, budget_bytes
 def priced(backend: str, space: Space, search: Search, progress: Progress) -> tuple[Job, Costs]:
     """What layouts are judged on, and the price of every format of every matrix; no text is in both."""
     ours, judged = split_tokens(search.tokens)
-    ours = _spread(ours, PRICED_BYTES // (4 * space.config.hidden_size * space.config.num_layers))
+    ours = some_sequences(ours, PRICED_BYTES // (4 * space.config.hidden_size * space.config.num_layers))
     made = _made(backend, space, search, progress)
     job = Job(checkpoint=search.checkpoint, config=space.config, tokens=judged, method=search.method.name, made=made)
     return job, _costs(backend, space, search, replace(job, tokens=ours), progress)
@@ -293,15 +294,9 @@ def _measures_trials(space: Space) -> bool:
 def split_tokens(tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Short sequences to price on and others to judge on, from all over the calibration text."""
     rows = tokens.flatten()[: tokens.numel() // SEQUENCE_TOKENS * SEQUENCE_TOKENS].view(-1, SEQUENCE_TOKENS)
-    judged = _spread(rows[3::4], JUDGED_TOKENS)
+    judged = some_sequences(rows[3::4], JUDGED_TOKENS)
     rest = [index for index in range(len(rows)) if index % 4 != 3]
-    return _spread(rows[rest], PRICED_TOKENS), judged
-
-
-def _spread(rows: Tensor, tokens: int) -> Tensor:
-    """As many rows as make up the tokens, evenly spread."""
-    count = min(len(rows), tokens // SEQUENCE_TOKENS)
-    return rows[[index * len(rows) // count for index in range(count)]]
+    return some_sequences(rows[rest], PRICED_TOKENS), judged
 
 
 def _pareto(trials: Iterable[Trial]) -> tuple[dict[str, Any], ...]:
